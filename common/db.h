@@ -22,7 +22,7 @@ DEFINE_CLEANUP(struct db *, db_close);
 /* Runs a statement that returns no rows. `sql` must be a string constant: its address is the key of
  * the prepared-statement cache. `fmt` has a letter per bound value:
  *   t const char * (NULL binds NULL)   i int64_t   b struct bytes
- * A UNIQUE or CHECK violation gives ERR_STATE; a full disk ERR_IO. */
+ * A UNIQUE or CHECK violation gives ERR_WRONG_STATE; a full disk ERR_IO. */
 int db_run(struct db *db, struct err *e, const char *sql, const char *fmt, ...);
 /* Rows changed by the last db_run. */
 int64_t db_changes(const struct db *db);

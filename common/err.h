@@ -22,7 +22,7 @@ enum err_code {
     ERR_EXPIRED = 6,      /* outside its validity */
     ERR_REPLAY = 7,       /* used before */
     ERR_STALE = 8,        /* of an attempt that is no longer the latest */
-    ERR_STATE = 9,        /* not possible in this state */
+    ERR_WRONG_STATE = 9,  /* not possible in this state */
     ERR_BUSY = 10,        /* a bound is reached; try again */
     ERR_IO = 11,          /* the operating system said no; may be retried */
     ERR_UNSUPPORTED = 12, /* known, but not available here */

@@ -6,10 +6,7 @@
 
 #include "common/buf.h"
 
-static inline void json_decrefp(json_t **j)
-{
-    json_decref(*j);
-}
+/* json_decrefp is jansson's own. */
 #define _cleanup_json_ _cleanup_(json_decrefp)
 
 /* Strict: one value, UTF-8, no duplicate keys, depth <= 32, at most `max` bytes, no NUL.

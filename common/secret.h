@@ -18,7 +18,7 @@ struct secret *secret_from(const void *p, size_t n);
 /* Fresh bytes from the kernel's generator; aborts if it fails. */
 struct secret *secret_random(size_t n);
 /* Reads a file of 1..max bytes whose mode gives nothing to group and others.
- * ERR_IO, ERR_TOO_LARGE, ERR_DENIED (mode). */
+ * ERR_IO, ERR_TOO_LARGE, ERR_DENIED (mode), ERR_INVALID (empty, or not a regular file). */
 int secret_read_file(const char *path, size_t max, struct secret **ret, struct err *e);
 /* Writes with mode 0600 to a temporary file, fsyncs, renames over `path`, fsyncs the directory. */
 int secret_write_file(const char *path, const struct secret *s, struct err *e);
