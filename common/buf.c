@@ -28,8 +28,7 @@ static void grow(struct buf *b, size_t want)
 int buf_reserve(struct buf *b, size_t n, struct err *e)
 {
     if (b->cap == SIZE_MAX || b->n > b->cap || n > b->cap - b->n) {
-        return err_set(e, ERR_TOO_LARGE, "expected at most %zu bytes, found %zu more than %zu",
-                       b->cap, n, b->n);
+        return err_set(e, ERR_TOO_LARGE, "expected at most %zu bytes, found more", b->cap);
     }
     if (!b->p || b->size - b->n < n + 1) {
         grow(b, b->n + n + 1);
