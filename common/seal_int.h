@@ -1,0 +1,15 @@
+/* What the files of the sealed stream share and nobody else needs. */
+#ifndef COFFER_SEAL_INT_H
+#define COFFER_SEAL_INT_H
+
+#include "common/seal.h"
+
+#define SEAL_AES256GCM "AES-256-GCM"
+#define SEAL_CHACHA20POLY1305 "ChaCha20-Poly1305"
+
+/* Writes all of it, through short writes and EINTR. `what` names the output. */
+int seal_write_all(int fd, const void *p, size_t n, const char *what, struct err *e);
+/* Reads until n bytes are there or the input ends; *ret_n says how many. */
+int seal_read_full(int fd, void *p, size_t n, const char *what, size_t *ret_n, struct err *e);
+
+#endif
