@@ -25,8 +25,8 @@ struct config;
 extern const struct config_item config_common[];
 extern const size_t n_config_common;
 
-/* Handles --help and --version itself (prints, exits 0). Errors name the item, what was expected and
- * what came; ERR_INVALID, ERR_IO. `about` is one line for --help. */
+/* Handles --help and --version itself (prints, exits 0). Errors name the item, what was expected
+ * and what came; ERR_INVALID, ERR_IO. `about` is one line for --help. */
 int config_load(const char *program, const char *about, const struct config_item *items, size_t n,
                 int argc, char **argv, struct config **ret, struct err *e);
 /* For tests and the simulator: name, value, name, value, ..., NULL. Aborts on a wrong one. */

@@ -11,11 +11,17 @@
 
 struct db;
 
-/* `path` ":memory:" for tests, workers and the simulator. `migrations` run once each in order, in one
- * transaction each; a database newer than the program is refused (ERR_UNSUPPORTED). A file is created
- * with mode 0600. Only one process may have it open (ERR_BUSY). */
+/* `path` ":memory:" for tests, workers and the simulator. `migrations` run once each in order, in
+ * one transaction each; a database newer than the program is refused (ERR_UNSUPPORTED). A file is
+ * created with mode 0600. Only one process may have it open (ERR_BUSY). */
 int db_open(const char *path, const char *const *migrations, size_t n_migrations, struct db **ret,
             struct err *e);
+/* A second set of migrations in the same file, versioned on its own under `component`: what every
+ * service shares (the engine's inbox and outbox). */
+int db_migrate(struct db *db, const char *component, const char *const *migrations, size_t n,
+               struct err *e);
+/* Whether a transaction is open. SQLite ends one by itself when the disk is full. */
+int db_in_transaction(const struct db *db);
 void db_close(struct db *db);
 DEFINE_CLEANUP(struct db *, db_close);
 
@@ -28,8 +34,8 @@ int db_run(struct db *db, struct err *e, const char *sql, const char *fmt, ...);
 int64_t db_changes(const struct db *db);
 int64_t db_last_rowid(const struct db *db);
 
-/* Starts a query; step with db_next. The cursor is owned by the cache: finish it with db_done (or let
- * the cleanup do it) before the same sql is used again. */
+/* Starts a query; step with db_next. The cursor is owned by the cache: finish it with db_done (or
+ * let the cleanup do it) before the same sql is used again. */
 struct db_rows;
 int db_query(struct db *db, struct err *e, struct db_rows **ret, const char *sql, const char *fmt,
              ...);

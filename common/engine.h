@@ -21,7 +21,7 @@
 /* One message in; everything borrowed for the call. */
 struct msg {
     enum subject subject;
-    const char *key;         /* the subject's last token; "" when it has none */
+    const char *key; /* the subject's last token; "" when it has none */
     struct bytes payload;
     const char *msg_id;      /* Nats-Msg-Id, "" when none: then nothing is deduplicated */
     const char *reply_to;    /* where the Reply goes; "" when nobody waits */
@@ -31,9 +31,10 @@ struct msg {
 
 /* What a handler wants done once its transaction is durable. */
 struct effects;
-/* Publishes on a durable or fact subject. `msg_id` must be the same when the same thing is published
- * again (e.g. "<job>.<attempt>.verdict"); for durable subjects it is required. Fails (ERR_INTERNAL) if
- * the table says that this service may not publish it, ERR_TOO_LARGE over the subject's cap. */
+/* Publishes on a durable or fact subject. `msg_id` must be the same when the same thing is
+ * published again (e.g. "<job>.<attempt>.verdict"); for durable subjects it is required. Fails
+ * (ERR_INTERNAL) if the table says that this service may not publish it, ERR_TOO_LARGE over the
+ * subject's cap. */
 int fx_publish(struct effects *fx, enum subject s, const char *key, const char *msg_id,
                const ProtobufCMessage *m, struct err *e);
 /* Answers a request; nothing when m->reply_to is "". */
@@ -51,10 +52,10 @@ struct svc {
     enum service id;
 };
 
-/* Returns 0 when the message is dealt with (a refusal that was answered or recorded included). On -1:
- * transient codes (err_is_transient) are rolled back and delivered again later with backoff, up to
- * ENGINE_MAX_DELIVERIES; any other code is rolled back, answered with a Refusal when somebody waits,
- * put on the dead-letter subject (durable messages only), counted, and never tried again. */
+/* Returns 0 when the message is dealt with (a refusal that was answered or recorded included). On
+ * -1: transient codes (err_is_transient) are rolled back and delivered again later with backoff, up
+ * to ENGINE_MAX_DELIVERIES; any other code is rolled back, answered with a Refusal when somebody
+ * waits, put on the dead-letter subject (durable messages only), counted, and never tried again. */
 typedef int (*handler_fn)(struct svc *s, const struct msg *m, struct effects *fx, struct err *e);
 
 struct handler {
@@ -71,7 +72,8 @@ struct service_def {
     /* After the database is open, in no transaction: load keys, build svc->priv. May be NULL. */
     int (*open)(struct svc *s, struct err *e);
     void (*close)(struct svc *s);
-    /* Once after open, in a transaction: take up what a crash left (may emit effects). May be NULL. */
+    /* Once after open, in a transaction: take up what a crash left (may emit effects). May be NULL.
+     */
     int (*resume)(struct svc *s, struct effects *fx, struct err *e);
     /* Handles everything due at s->now_ms, bounded work per call. May be NULL. */
     int (*tick)(struct svc *s, struct effects *fx, struct err *e);
@@ -82,7 +84,7 @@ struct service_def {
 };
 
 #define ENGINE_MAX_DELIVERIES 8
-#define ENGINE_INBOX_KEEP_MS (60 * 60 * 1000)
+#define ENGINE_INBOX_KEEP_MS (10 * 60 * 1000)
 #define ENGINE_OUTBOX_KEEP_MS (120 * 1000)
 
 struct engine;
@@ -103,14 +105,14 @@ DEFINE_CLEANUP(struct engine *, engine_close);
 struct svc *engine_svc(struct engine *g);
 
 enum disposition {
-    DISP_ACK,  /* done: acknowledge after the commit */
-    DISP_NAK,  /* deliver again after *ret_delay_ms */
+    DISP_ACK, /* done: acknowledge after the commit */
+    DISP_NAK, /* deliver again after *ret_delay_ms */
 };
 
 int engine_begin(struct engine *g, struct err *e);
-/* Never fails because of the message. -1 only when the database fails: roll back the batch and let all
- * of it be delivered again. `why`, when not NULL, gets the handler's error for the log (code NONE if
- * there was none). */
+/* Never fails because of the message. -1 only when the database fails: roll back the batch and let
+ * all of it be delivered again. `why`, when not NULL, gets the handler's error for the log (code
+ * NONE if there was none). */
 int engine_handle(struct engine *g, const struct msg *m, enum disposition *ret, int *ret_delay_ms,
                   struct err *why, struct err *e);
 int engine_tick(struct engine *g, struct err *e);
@@ -137,8 +139,9 @@ int engine_next_out(struct engine *g, struct outgoing *ret);
 int engine_next_action(struct engine *g, int *ret_kind, struct bytes *ret_data);
 /* A PubAck came for this outbox row; recorded with the next commit. */
 void engine_published(struct engine *g, int64_t outbox_id);
-/* Puts every row that has no PubAck back into the queue (after a reconnect), or, with `recent`, also
- * those acknowledged less than ENGINE_OUTBOX_KEEP_MS ago (at start: a PubAck is not an fsync). */
+/* Puts every row that has no PubAck back into the queue (after a reconnect), or, with `recent`,
+ * also those acknowledged less than ENGINE_OUTBOX_KEEP_MS ago (at start: a PubAck is not an fsync).
+ */
 int engine_requeue_outbox(struct engine *g, int recent, struct err *e);
 size_t engine_unpublished(const struct engine *g); /* queued or without PubAck */
 
@@ -149,8 +152,8 @@ struct engine_stats {
 const struct engine_stats *engine_stats(const struct engine *g);
 
 /* Helpers for handlers. */
-/* Unpacks the payload as the subject's message; ERR_INVALID / ERR_TOO_LARGE name the subject. Free with
- * protobuf_c_message_free_unpacked (or the cleanup below). */
+/* Unpacks the payload as the subject's message; ERR_INVALID / ERR_TOO_LARGE name the subject. Free
+ * with protobuf_c_message_free_unpacked (or the cleanup below). */
 int msg_unpack(const struct msg *m, ProtobufCMessage **ret, struct err *e);
 static inline void pb_freep(void *p)
 {
