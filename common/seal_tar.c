@@ -14,6 +14,8 @@
 
 struct tarrer {
     struct archive *a;
+    int out_fd;
+    int failed;
     uint64_t left; /* entries */
     uint8_t *copy;
 };
@@ -248,12 +250,26 @@ static int put_children(struct tarrer *t, int fd, const char *path, unsigned dep
     return 0;
 }
 
+/* After a failure libarchive still wants to write an end mark, which would make the part look whole
+ * (and archive_write_fail() leaks): from then on its bytes go nowhere. */
+static la_ssize_t on_write(struct archive *a, void *arg, const void *p, size_t n)
+{
+    struct tarrer *t = arg;
+    struct err e;
+
+    if (!t->failed && seal_write_all(t->out_fd, p, n, "the tar stream", &e) < 0) {
+        archive_set_error(a, EIO, "%s", e.msg);
+        return -1;
+    }
+    return (la_ssize_t)n;
+}
+
 int seal_tar_dir(const char *dir, int out_fd, struct err *e)
 {
-    _cleanup_(archive_write_freep) struct archive *a = archive_write_new();
     _cleanup_free_ uint8_t *copy = xmalloc(COPY_BYTES);
     _cleanup_close_ int fd = open(dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    struct tarrer t = {.a = a, .left = SEAL_TAR_MAX_ENTRIES, .copy = copy};
+    _cleanup_(archive_write_freep) struct archive *a = archive_write_new();
+    struct tarrer t = {.a = a, .out_fd = out_fd, .left = SEAL_TAR_MAX_ENTRIES, .copy = copy};
 
     if (fd < 0) {
         return err_errno(e, "opening the directory %.200s", dir);
@@ -263,16 +279,15 @@ int seal_tar_dir(const char *dir, int out_fd, struct err *e)
         archive_write_set_format_option(a, "pax", "hdrcharset", "BINARY") != ARCHIVE_OK ||
         archive_write_set_bytes_per_block(a, 10240) != ARCHIVE_OK ||
         archive_write_set_bytes_in_last_block(a, 1) != ARCHIVE_OK ||
-        archive_write_open_fd(a, out_fd) != ARCHIVE_OK) {
+        archive_write_open(a, &t, NULL, on_write, NULL) != ARCHIVE_OK) {
         return err_set(e, ERR_INTERNAL, "tar: %.200s", a ? archive_error_string(a) : "no memory");
     }
-    int r = put_children(&t, fd, "", 0, e);
-    if (r < 0) {
-        /* Otherwise freeing would write an end mark, and the part would look whole. */
-        archive_write_fail(a);
+    if (put_children(&t, fd, "", 0, e) < 0) {
+        t.failed = 1;
         return -1;
     }
     if (archive_write_close(a) != ARCHIVE_OK) {
+        t.failed = 1;
         return err_set(e, ERR_IO, "tar: %.200s", archive_error_string(a));
     }
     return 0;
