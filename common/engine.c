@@ -413,8 +413,11 @@ const struct engine_stats *engine_stats(const struct engine *g)
 
 int engine_begin(struct engine *g, struct err *e)
 {
+    if (db_in_transaction(g->db)) {
+        return 0;
+    }
     effects_clear(&g->fx);
-    return db_in_transaction(g->db) ? 0 : db_begin(g->db, e);
+    return db_begin(g->db, e);
 }
 
 /* Gives the durable effects from `from` on their outbox rows. */
@@ -619,9 +622,13 @@ int engine_tick(struct engine *g, struct err *e)
 
 int engine_commit(struct engine *g, struct err *e)
 {
+    size_t unacked = g->unacked;
+
     if (flush_acks(g, e) < 0 || db_commit(g->db, e) < 0) {
+        g->unacked = unacked; /* the acknowledgements are kept for the next commit */
         return -1;
     }
+    g->n_acks = 0;
     g->stats.commits++;
     for (size_t i = 0; i < g->fx.out.n; i++) {
         struct out *o = &g->fx.out.v[i];
@@ -779,7 +786,6 @@ static int flush_acks(struct engine *g, struct err *e)
         g->unacked -= changed < g->unacked ? changed : g->unacked;
         i = j + 1;
     }
-    g->n_acks = 0;
     return 0;
 }
 
@@ -796,6 +802,7 @@ static int prune(struct engine *g, struct err *e)
         if (db_run(g->db, e, sql_outbox_prune, "i", g->marks[0].id) < 0) {
             return -1;
         }
+        g->last_id = g->last_id == g->marks[0].id ? 0 : g->last_id;
         memmove(&g->marks[0], &g->marks[1], --g->n_marks * sizeof(g->marks[0]));
     }
     if (now - g->inbox_since_ms > ENGINE_INBOX_KEEP_MS) {
