@@ -47,6 +47,7 @@ char *b64url_encode(const void *p, size_t n); /* RFC 4648 §5, no padding */
 int b64url_decode(const char *s, size_t len, struct buf *ret, struct err *e); /* strict */
 char *b64_encode(const void *p, size_t n); /* RFC 4648 §4, padded */
 int b64_decode(const char *s, size_t len, struct buf *ret, struct err *e); /* strict, padded */
-char *b32_encode_lower(const void *p, size_t n); /* RFC 4648 §6 alphabet in lower case, no padding */
+char *b32_encode_lower(const void *p,
+                       size_t n); /* RFC 4648 §6 alphabet in lower case, no padding */
 
 #endif

@@ -48,7 +48,8 @@ int jws_verify(const char *jws, const struct jkey *k, const char *typ, size_t ma
 int jws_verify_embedded(const char *jws, const char *typ, size_t max, struct buf *ret_payload,
                         struct jkey **ret_signer, struct err *e);
 
-/* Flattened JWE JSON {protected, encrypted_key, iv, ciphertext, tag}; the protected header is exactly
+/* Flattened JWE JSON {protected, encrypted_key, iv, ciphertext, tag}; the protected header is
+ * exactly
  * {"alg":"ECDH-ES+A256KW","enc":"A256GCM","epk":{"crv","kty","x","y"}} in that order, without
  * white space. */
 int jwe_encrypt(const struct jkey *to, struct bytes plain, char **ret, struct err *e);

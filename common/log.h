@@ -2,8 +2,8 @@
  *
  *   23:59:59.123 svc-kbs  INFO  key.released job=… attempt=1 "2 keys to cnf …"
  *
- * Only mains, shells and handlers' callers log; library code returns errors. Never log a secret or a
- * byte of a dataset, an image or an output.
+ * Only mains, shells and handlers' callers log; library code returns errors. Never log a secret or
+ * a byte of a dataset, an image or an output.
  */
 #ifndef COFFER_LOG_H
 #define COFFER_LOG_H

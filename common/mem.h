@@ -1,9 +1,9 @@
 /* Ownership helpers used everywhere.
  *
  * Rules: a function that returns something through `ret_x` sets it on success only and the caller
- * owns it; a variable that owns something carries a cleanup attribute; ownership is handed over with
- * TAKE_PTR. Running out of memory ends the process (a service restarts and resumes from its store);
- * only parsers of outside bytes bound what they allocate before they do.
+ * owns it; a variable that owns something carries a cleanup attribute; ownership is handed over
+ * with TAKE_PTR. Running out of memory ends the process (a service restarts and resumes from its
+ * store); only parsers of outside bytes bound what they allocate before they do.
  */
 #ifndef COFFER_MEM_H
 #define COFFER_MEM_H

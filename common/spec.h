@@ -85,7 +85,8 @@ struct spec {
 /* From the normal form only (as in a JWS): strict, no defaults. */
 int spec_from_json(const json_t *normal, struct spec **ret, struct err *e);
 /* From YAML text. `file` is for messages, which read "file:line: field: expected ..., found ...".
- * `default_recipient` fills `recipients: self` and an absent list. A missing nonce is made fresh. */
+ * `default_recipient` fills `recipients: self` and an absent list. A missing nonce is made fresh.
+ */
 int spec_from_yaml(const char *file, struct bytes yaml, const struct jkey *default_recipient,
                    struct spec **ret, struct err *e);
 void spec_free(struct spec *s);

@@ -51,8 +51,8 @@ const struct consumer_info consumers[] = {
 const size_t n_consumers = sizeof(consumers) / sizeof(consumers[0]);
 
 static const char *const service_names[SVC_N] = {
-    [SVC_CLIENT] = "client",     [SVC_SCHEDULER] = "scheduler", [SVC_LAUNCHER] = "launcher",
-    [SVC_WORKER] = "worker",     [SVC_VERIFIER] = "verifier",   [SVC_KBS] = "kbs",
+    [SVC_CLIENT] = "client", [SVC_SCHEDULER] = "scheduler", [SVC_LAUNCHER] = "launcher",
+    [SVC_WORKER] = "worker", [SVC_VERIFIER] = "verifier",   [SVC_KBS] = "kbs",
     [SVC_GATE] = "gate",
 };
 
