@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Format, warnings as errors with gcc and clang, a short list of clang-tidy checks, and the project's
+# own rules that a machine can see.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+fail=0
+bad() {
+    printf 'lint: %s\n' "$*"
+    fail=1
+}
+
+mapfile -t files < <(git ls-files '*.c' '*.h')
+clang-format --dry-run -Werror "${files[@]}" || bad "clang-format: run make format"
+
+for cc in gcc clang; do
+    cmake -S . -B "build/lint-$cc" -G Ninja -DCMAKE_C_COMPILER=$cc -DCMAKE_BUILD_TYPE=Debug \
+        -DCOFFER_WERROR=ON -Wno-dev >/dev/null
+    ninja -C "build/lint-$cc" -k 0 >"build/lint-$cc.log" 2>&1 || {
+        grep -E 'error|warning' "build/lint-$cc.log" | head -40
+        bad "warnings with $cc"
+    }
+done
+
+run-clang-tidy -quiet -p build/lint-clang -checks='-*,bugprone-*,cert-err33-c,clang-analyzer-*,-bugprone-easily-swappable-parameters,-bugprone-narrowing-conversions,-bugprone-implicit-widening-of-multiplication-result,-bugprone-reserved-identifier,-bugprone-assignment-in-if-condition,-bugprone-suspicious-include,-bugprone-macro-parentheses,-bugprone-signed-char-misuse,-bugprone-sizeof-expression,-bugprone-branch-clone,-clang-analyzer-security.insecureAPI.DeprecatedOrUnsafeBufferHandling,-cert-err33-c,-clang-analyzer-optin.performance.Padding' \
+    "$PWD/(common|svc-[a-z]*|cli|proto)/[a-z_]*[^t]\.c$" >build/lint-tidy.log 2>/dev/null || true
+if grep -E 'warning:|error:' build/lint-tidy.log | grep -v '/build/' | sort -u | head -40 | grep .; then
+    bad "clang-tidy"
+fi
+
+grep -nE '\b(strcpy|strcat|sprintf|gets|strtok|atoi|atol|rand|system|popen|tmpnam|mktemp) ?\(' "${files[@]}" &&
+    bad "banned function"
+grep -nE '^\s+default:' $(git ls-files '*_state.c') && bad "default: in a state switch"
+for f in svc-*/*.c cli/*.c; do
+    case $f in */store.c | *_test.c) continue ;; esac
+    grep -nE '"(SELECT|INSERT|UPDATE|DELETE|CREATE) ' "$f" && bad "SQL outside store.c: $f"
+done
+grep -nE '#include "svc-' common/*.[ch] proto/*.[ch] && bad "common includes a service"
+for d in svc-*; do
+    grep -nE '#include "svc-' "$d"/*.[ch] | grep -v "\"$d/" && bad "$d includes another service"
+done
+for f in "${files[@]}"; do
+    n=$(wc -l <"$f")
+    [ "$n" -le 800 ] || bad "$f has $n lines (at most 800)"
+done
+exit $fail
