@@ -231,8 +231,8 @@ const char *spec_nearest(const char *const *names, const char *s)
     for (; *names; names++) {
         size_t n = strlen(*names);
         unsigned d = n <= NEAR_MAX ? edits(*names, s) : NEAR_MAX;
-        /* A third of the name may be wrong; more is another word. */
-        if (d <= 1 + n / 3 && d < n && (!best || d < best_edits)) {
+        /* One letter and a quarter of the name may be wrong; more is another word. */
+        if (d <= 1 + n / 4 && d < n && (!best || d < best_edits)) {
             best = *names;
             best_edits = d;
         }

@@ -368,7 +368,7 @@ static int syntax_error(struct reader *r)
     }
     const char *problem = p->problem ? p->problem : "unreadable text";
     spec_show(problem, strlen(problem), 0, shown);
-    return spec_bad(r->src, r->path.s, line, "well-formed YAML", r->e, "%s", shown);
+    return spec_bad(r->src, r->path.s, line, "well-formed YAML", r->e, "a mistake (%s)", shown);
 }
 
 static int next_event(struct reader *r, yaml_event_t *ret)
