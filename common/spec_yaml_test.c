@@ -575,6 +575,98 @@ static void recipients_come_from_files(void **state)
     rmdir(dir);
 }
 
+/* The reference for users: its examples work, and it has each field with its default. */
+
+static char *read_reference(void)
+{
+    _cleanup_fclose_ FILE *f = fopen("docs/JOB-SPEC.md", "re");
+    char *text = xcalloc(1, 65536);
+
+    if (!f) {
+        free(text);
+        return NULL;
+    }
+    assert_in_range(fread(text, 1, 65535, f), 1000, 65534);
+    return text;
+}
+
+static char *block(const char **at, const char *fence)
+{
+    const char *start = strstr(*at, fence);
+
+    if (!start) {
+        return NULL;
+    }
+    start += strlen(fence);
+    const char *end = strstr(start, "\n```\n");
+    assert_non_null(end);
+    *at = end + 1;
+    return xstrndup(start, (size_t)(end - start) + 1);
+}
+
+static void expect_fields(const char *doc, const struct field *f, const char *prefix)
+{
+    for (size_t i = 0; i < f->n_sub; i++) {
+        const struct field *m = &f->sub[i];
+        int of_objects = m->kind == F_LIST && m->sub->kind == F_OBJECT;
+        _cleanup_free_ char *path = xasprintf(
+            "%s%s%s", prefix, m->name,
+            m->kind == F_LIST && m->sub->kind != F_STRING && m->sub->kind != F_ENUM ? "[]" : "");
+        _cleanup_free_ char *below = xasprintf("%s.", path);
+        if (m->kind == F_OBJECT || of_objects) {
+            expect_fields(doc, of_objects ? m->sub : m, below);
+            continue;
+        }
+        _cleanup_free_ char *row_start = xasprintf("\n| `%s` |", path);
+        const char *row = strstr(doc, row_start);
+        if (!row) {
+            fail_msg("no row for %s", path);
+        }
+        _cleanup_free_ char *line = xstrndup(row + 1, strcspn(row + 1, "\n"));
+        int scalar = m->dflt && m->kind != F_LIST && m->kind != F_MAP;
+        _cleanup_free_ char *cell = m->required ? xstrdup("| required |")
+                                    : scalar    ? xasprintf("| `%s` |", m->dflt)
+                                                : xstrdup("|");
+        if (!strstr(line, cell)) {
+            fail_msg("%s: no \"%s\" in: %s", path, cell, line);
+        }
+    }
+}
+
+static void reference_tells_the_truth(void **state)
+{
+    (void)state;
+    _cleanup_free_ char *doc = read_reference();
+    size_t n = 0;
+
+    if (!doc) {
+        skip();
+    }
+    const char *at = doc;
+    for (;; n++) {
+        _cleanup_free_ char *yaml = block(&at, "```yaml\n");
+        if (!yaml) {
+            break;
+        }
+        char *file = strstr(yaml, "    - keys/");
+        if (file) {
+            memmove(file, strchr(file, '\n') + 1, strlen(strchr(file, '\n')));
+        }
+        spec_free(read_ok(yaml));
+    }
+    assert_int_equal(n, 2);
+
+    at = doc;
+    _cleanup_free_ char *text = block(&at, "```json\n");
+    _cleanup_json_ json_t *j = NULL;
+    _cleanup_spec_ struct spec *s = NULL;
+    assert_int_equal(json_parse("spec", BYTES_STR(text), 1 << 16, &j, NULL), 0);
+    assert_int_equal(spec_from_json(j, &s, NULL), 0);
+    assert_non_null(strstr(doc, s->digest_hex));
+    assert_non_null(strstr(doc, s->job_id));
+    expect_fields(doc, &spec_root, "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -589,6 +681,7 @@ int main(void)
         cmocka_unit_test(lists_are_bounded_while_read),
         cmocka_unit_test(self_needs_a_key),
         cmocka_unit_test(recipients_come_from_files),
+        cmocka_unit_test(reference_tells_the_truth),
     };
 
     return cmocka_run_group_tests(tests, make_key, drop_key);
