@@ -1,7 +1,7 @@
 /* YAML to normal form. The reader follows the table of fields event by event and stops at the first
  * thing the table does not have, so nesting is bounded by the table and nothing is built of what is
  * refused. Aliases, anchors and tags are refused: no text expands. */
-#include <fcntl.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <yaml.h>
 
@@ -186,7 +186,7 @@ static json_t *number_of(struct reader *r, const struct field *f, const char *s,
     return json_integer(v);
 }
 
-static int open_regular(const char *path, struct err *e)
+static int check_regular(const char *path, struct err *e)
 {
     struct stat st;
 
@@ -211,7 +211,7 @@ static json_t *recipient_from_file(struct reader *r, const char *s, unsigned lin
                               : xasprintf("%.*s/%s", (int)(slash - r->src->file), r->src->file, s);
     struct err why = {0};
 
-    if (open_regular(path, &why) < 0) {
+    if (check_regular(path, &why) < 0) {
         spec_bad(r->src, r->path.s, line, "self, a public P-256 JWK or the path of one", r->e,
                  "%s, %.100s", shown, why.msg);
         return NULL;
@@ -236,6 +236,30 @@ static json_t *recipient_of(struct reader *r, const char *s, unsigned line, cons
     return jkey_public_jwk(r->self);
 }
 
+static json_t *string_of(struct reader *r, const struct field *f, const char *s, size_t n,
+                         int plain, unsigned line, const char *shown)
+{
+    char expected[256];
+
+    spec_expected(f, 1, expected, sizeof(expected));
+    if (plain && plain_is_null(s)) {
+        bad(r, line, expected, shown);
+        return NULL;
+    }
+    if (plain && (plain_is_bool(s) || plain_is_number(s))) {
+        size_t at = strlen(expected);
+        snprintf(expected + at, sizeof(expected) - at, " (in quotes, if %.40s is meant as one)",
+                 shown);
+        bad(r, line, expected, shown);
+        return NULL;
+    }
+    json_t *j = json_stringn(s, n);
+    if (!j) {
+        bad(r, line, "UTF-8", shown);
+    }
+    return j;
+}
+
 /* The value of a scalar's text; `plain` is cleared for quoted text. */
 static json_t *scalar_of(struct reader *r, const struct field *f, const char *s, size_t n,
                          int plain, unsigned line)
@@ -255,20 +279,7 @@ static json_t *scalar_of(struct reader *r, const struct field *f, const char *s,
     switch (f->kind) {
     case F_STRING:
     case F_ENUM:
-        if (plain && plain_is_null(s)) {
-            break;
-        }
-        if (plain && (plain_is_bool(s) || plain_is_number(s))) {
-            size_t at = strlen(expected);
-            snprintf(expected + at, sizeof(expected) - at, " (in quotes, if %.40s is meant as one)",
-                     shown);
-            break;
-        }
-        json_t *j = json_stringn(s, n);
-        if (!j) {
-            bad(r, line, "UTF-8", shown);
-        }
-        return j;
+        return string_of(r, f, s, n, plain, line, shown);
     case F_BOOL:
         if (plain && (streq(s, "true") || streq(s, "false"))) {
             return json_boolean(s[0] == 't');
