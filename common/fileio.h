@@ -14,8 +14,8 @@
 int file_read(const char *path, size_t max, int owner_only, struct buf *ret, struct err *e);
 
 /* Writes a temporary file beside `path` with exactly `mode`, fsyncs it, renames it over `path`, and
- * fsyncs the directory. On failure the old file is untouched and the temporary one is gone. ERR_IO.
- */
+ * fsyncs the directory. On failure the temporary file is gone, and the old one untouched unless it
+ * was the last step that failed. ERR_IO. */
 int file_replace(const char *path, struct bytes content, mode_t mode, struct err *e);
 
 #endif

@@ -3,7 +3,7 @@
 #include <openssl/core_names.h>
 #include <openssl/err.h>
 #include <openssl/param_build.h>
-#include <threads.h>
+#include <pthread.h>
 
 #include "common/fileio.h"
 
@@ -21,7 +21,7 @@ struct jkey {
 static EVP_MD *sha256;
 static EVP_CIPHER *a256gcm, *a256kw;
 static EVP_PKEY *p256_params;
-static once_flag fetched = ONCE_FLAG_INIT;
+static pthread_once_t fetched = PTHREAD_ONCE_INIT;
 
 static EVP_PKEY *make_p256_params(void)
 {
@@ -56,19 +56,19 @@ static void fetch(void)
 
 const EVP_MD *jose_sha256(void)
 {
-    call_once(&fetched, fetch);
+    pthread_once(&fetched, fetch);
     return sha256;
 }
 
 const EVP_CIPHER *jose_a256gcm(void)
 {
-    call_once(&fetched, fetch);
+    pthread_once(&fetched, fetch);
     return a256gcm;
 }
 
 const EVP_CIPHER *jose_a256kw(void)
 {
-    call_once(&fetched, fetch);
+    pthread_once(&fetched, fetch);
     return a256kw;
 }
 
