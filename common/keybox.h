@@ -19,4 +19,12 @@ int keybox_seal(const struct jkey *to, const char *id, const struct secret *key,
 int keybox_open(const struct jkey *with, const char *jwe, const char *id, struct secret **ret_key,
                 struct err *e);
 
+/* Checks an image key's descriptor {"kind":"image-key","name","owner":JWK,"salt":16 bytes,"v":1}
+ * and computes its id: name "." 26 base32 digits of SHA-256(JCS(descriptor)) (docs/PROTOCOL.md,
+ * Ids). ERR_INVALID names the member. ret_owner may be NULL. */
+int image_key_id(const json_t *descriptor, char ret_id[KEYBOX_ID_MAX + 1], struct jkey **ret_owner,
+                 struct err *e);
+/* Whether `id` has the shape of a dataset's or image key's id. */
+int secret_id_valid(const char *id);
+
 #endif
