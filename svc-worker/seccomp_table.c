@@ -13,6 +13,7 @@
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "svc-worker/sandbox_internal.h"
 
@@ -323,6 +324,8 @@ struct conditional {
 
 static const struct conditional conditional[] = {
     {"clone", 0, NAMESPACE_FLAGS, 0, 0, 0, 0},
+    {"mknod", 1, S_IFMT, S_IFIFO, 0, 0, 0}, /* no device nodes */
+    {"mknodat", 2, S_IFMT, S_IFIFO, 0, 0, 0},
     SOCKET(AF_UNIX, SOCK_STREAM),
     SOCKET(AF_UNIX, SOCK_DGRAM),
     SOCKET(AF_UNIX, SOCK_SEQPACKET),
