@@ -22,6 +22,10 @@ endfunction()
 
 # coffer_program(NAME SOURCE LIBS...): a program that is installed.
 function(coffer_program name source)
+  if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${source})
+    message(STATUS "${name} has no ${source}")
+    return()
+  endif()
   add_executable(${name} ${source})
   target_link_libraries(${name} PRIVATE ${ARGN})
   install(TARGETS ${name} RUNTIME DESTINATION bin)

@@ -485,10 +485,6 @@ static int check_cross(const struct spec *s, const struct spec_source *src, stru
         return spec_bad(src, "workload", 0, "at most 65536 bytes of args and env together", e,
                         "%zu bytes", n);
     }
-    if (s->encrypted && s->n_image_keys == 0) {
-        return spec_bad(src, "workload.imageKeys", 0, "at least 1 item when encrypted is true", e,
-                        "none");
-    }
     if (s->n_tee_types == 0 && s->tee_mode != TEE_NONE) {
         return spec_bad(src, "tee.types", 0, "at least 1 item unless mode is none", e, "none");
     }

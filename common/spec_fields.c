@@ -179,7 +179,7 @@ static const struct field workload[] = {
     {NAMED("image"), .doc = "Digest of the image's manifest.", .kind = F_STRING,
      .shape = SHAPE_DIGEST, .required = 1, .min = 1, .max = 128},
     {NAMED("encrypted"), .doc = "Whether the layers must be encrypted; false allows a plain image.",
-     .kind = F_BOOL, .dflt = "false"},
+     .kind = F_BOOL, .dflt = "true"},
     {NAMED("imageKeys"), .doc = "Ids of the keys the image's layers are wrapped with.",
      .kind = F_LIST, .dflt = "", .max = SPEC_MAX_IMAGE_KEYS, .sub = &image_key},
     {NAMED("args"), .doc = "Arguments of the image's entry point.", .kind = F_LIST, .dflt = "",

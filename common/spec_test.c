@@ -292,8 +292,6 @@ static const struct bad_case bad_cases[] = {
      "\"mean.csv/x\""},
     {"tee.types[1]", "\"snp\"", "spec.tee.types[1]: expected each item once, found \"snp\" again"},
     {"tee.types", "[]", "spec.tee.types: expected at least 1 item unless mode is none, found none"},
-    {"workload.imageKeys", "[]",
-     "spec.workload.imageKeys: expected at least 1 item when encrypted is true, found none"},
     {"workload.imageKeys", "[\"k\",\"k\"]",
      "spec.workload.imageKeys[1]: expected each item once, found \"k\" again"},
     /* recipients */

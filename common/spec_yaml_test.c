@@ -158,7 +158,7 @@ static void defaults_are_as_documented(void **state)
     _cleanup_spec_ struct spec *s = read_ok(small), *again = read_ok(small);
     static const char *const types[] = {"tdx", "snp", "vtpm"};
 
-    assert_int_equal(s->encrypted, 0);
+    assert_int_equal(s->encrypted, 1);
     assert_int_equal(s->n_image_keys + s->n_args + s->n_env + s->n_datasets + s->n_files, 0);
     assert_string_equal(s->workdir, "/");
     assert_int_equal(s->tee_mode, TEE_REQUIRED);
@@ -385,9 +385,6 @@ static const struct {
      "job.yaml:24: tee.types[1]: expected each item once, found \"snp\" again"},
     {"[snp, tdx]", "[]",
      "job.yaml:24: tee.types: expected at least 1 item unless mode is none, found none"},
-    {"  imageKeys: [\"kbs:///default/image/age\"]\n", "",
-     "job.yaml:7: workload.imageKeys: expected at least 1 item when encrypted is true, found "
-     "none"},
     {"holdAt: 20", "holdAt: 61",
      "job.yaml:46: gate.holdAt: expected at most rejectAt, which is 60, found 61"},
     /* recipients */
