@@ -101,20 +101,22 @@ int err_refuse_(struct err *e, enum err_code code, const char *origin, const cha
 
 int err_wrap(struct err *e, const char *fmt, ...)
 {
-    char context[256];
-    char old[sizeof(e->msg)];
+    char text[sizeof(e->msg)];
     va_list ap;
 
     if (!e) {
         return -1;
     }
     va_start(ap, fmt);
-    vsnprintf(context, sizeof(context), fmt, ap);
+    int n = vsnprintf(text, sizeof(text) / 2, fmt, ap);
     va_end(ap);
-    memcpy(old, e->msg, sizeof(old));
-    int n = snprintf(e->msg, sizeof(e->msg), "%s: ", context);
-    if (n >= 0 && (size_t)n < sizeof(e->msg)) {
-        snprintf(e->msg + n, sizeof(e->msg) - (size_t)n, "%.*s", (int)(sizeof(old) - 1), old);
-    }
+    size_t used = n < 0 ? 0 : (size_t)n < sizeof(text) / 2 ? (size_t)n : sizeof(text) / 2 - 1;
+    text[used++] = ':';
+    text[used++] = ' ';
+    size_t left = sizeof(text) - used - 1, old = strlen(e->msg);
+    memcpy(text + used, e->msg, old < left ? old : left);
+    used += old < left ? old : left;
+    text[used] = '\0';
+    memcpy(e->msg, text, used + 1);
     return -1;
 }
