@@ -128,6 +128,9 @@ static void note(struct box_cgroup *g, const char *controller, const char *why)
 {
     size_t n = strlen(g->note);
 
+    if (streq(controller, controller_names[CTL_DEVICES])) {
+        return; /* not one of the limits: see limit_devices() */
+    }
     snprintf(g->note + n, sizeof(g->note) - n, "%s%s: %s", n ? "; " : "", controller, why);
 }
 

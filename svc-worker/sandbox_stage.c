@@ -29,6 +29,9 @@
 #define PAGE_BYTES 4096u
 #define STAGE_INPUTS "/w/in"
 
+/* Known since the probe; asking again would put a line into the kernel's log each time. */
+static int noswap_unknown;
+
 int stage_mount_tmpfs(const char *target, unsigned long flags, uint64_t bytes, uint64_t inodes,
                       const char *more_options, struct err *e)
 {
@@ -36,7 +39,7 @@ int stage_mount_tmpfs(const char *target, unsigned long flags, uint64_t bytes, u
 
     snprintf(options, sizeof(options), "size=%" PRIu64 ",nr_inodes=%" PRIu64 ",%s,noswap",
              bytes < PAGE_BYTES ? PAGE_BYTES : bytes, inodes, more_options);
-    if (mount("tmpfs", target, "tmpfs", flags, options) == 0) {
+    if (!noswap_unknown && mount("tmpfs", target, "tmpfs", flags, options) == 0) {
         return 0;
     }
     *strrchr(options, ',') = 0; /* kernels before 6.4 do not know noswap */
@@ -59,6 +62,7 @@ int sandbox_prepare_private(const struct sandbox_private *p, struct err *e)
     if (sandbox_probe(&probe, e) < 0) {
         return -1;
     }
+    noswap_unknown = !probe.tmpfs_noswap;
     if (probe.swap_on && !probe.tmpfs_noswap && !p->allow_swap) {
         return err_set(e, ERR_UNSUPPORTED,
                        "plaintext could reach the disk: swap is on, and this kernel cannot keep a "

@@ -497,7 +497,7 @@ const struct probe probes_files[] = {
     {"proc-sys-net-write", proc_sys_net_write, 1},
     {"proc-uid-map", proc_uid_map, 0},
     {"sys-any", sys_any, 1},
-    {"cgroup-write", cgroup_write, 1},
+    {"cgroup-write", cgroup_write, 0},
     {"leaked-descriptor", leaked_descriptor, 0},
     {"outside-directory", outside_directory, 0},
     {"stdin-data", stdin_data, 0},
