@@ -186,8 +186,8 @@ static void no_way_out(void **state)
     REFUSED(ERR_DENIED, "whiteout of no name", REG(".wh...", ""));
     REFUSED(ERR_DENIED, "whiteout of no name", REG(".wh..", ""));
     REFUSED(ERR_DENIED, "whiteout of no name", REG(".wh.", ""));
-    REFUSED(ERR_NOT_FOUND, "\"victim\" does not exist", SYM("l", "../.."), HARD("h", "no/victim"),
-            REG("x", "x"));
+    REFUSED(ERR_NOT_FOUND, "\"no/victim\" does not exist", SYM("l", "../.."),
+            HARD("h", "no/victim"), REG("x", "x"));
     REFUSED(ERR_UNSUPPORTED, "\"dev/null\"", NODE("dev/null", AE_IFCHR));
     REFUSED(ERR_UNSUPPORTED, "\"dev/sda\"", NODE("dev/sda", AE_IFBLK));
     REFUSED(ERR_UNSUPPORTED, "\"p\"", NODE("p", AE_IFIFO));

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <jansson.h>
+#include <locale.h>
 #include <openssl/evp.h>
 #include <sys/stat.h>
 
@@ -160,6 +161,9 @@ struct entry {
 static inline void forge(const struct entry *v, size_t n, int filter, struct buf *ret)
 {
     struct archive *a = archive_write_new();
+    /* Only here: the extraction must manage in the locale "C". */
+    locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0);
+    locale_t old = uselocale(utf8);
     size_t used = 0;
 
     *ret = BUF_INIT(TAR_MAX_BYTES);
@@ -188,6 +192,8 @@ static inline void forge(const struct entry *v, size_t n, int filter, struct buf
     }
     assert_int_equal(archive_write_close(a), ARCHIVE_OK);
     archive_write_free(a);
+    uselocale(old);
+    freelocale(utf8);
     ret->n = used;
 }
 
