@@ -55,7 +55,7 @@ static int read_blob(int fd, uint8_t *p, size_t n, uint64_t offset, size_t *ret_
 /* The next bytes of the blob, decrypted; 0 at the end. */
 static la_ssize_t next_plain(struct flow *f, const void **ret)
 {
-    size_t n;
+    size_t n = 0;
     int out = 0;
 
     if (read_blob(f->fd, f->sealed, BLOCK_BYTES, f->offset, &n, &f->e) < 0) {
@@ -156,7 +156,7 @@ static void hmac_freep(EVP_MAC_CTX **ctx)
 static int hash_blob(struct flow *f, EVP_MAC_CTX *mac, struct err *e)
 {
     uint64_t offset = 0;
-    size_t n;
+    size_t n = 0;
 
     do {
         if (read_blob(f->fd, f->sealed, BLOCK_BYTES, offset, &n, e) < 0) {
