@@ -22,13 +22,6 @@ struct service_keys {
     struct secret *kek;
 };
 
-/* The config item that says whether missing keys are made; for a service's config table. */
-#define KEYFILE_CONFIG_ITEM                                                                        \
-    {                                                                                              \
-        .name = "generate-keys", .type = CONFIG_BOOL, .dflt = "true",                              \
-        .help = "make the private keys that data-dir does not have yet"                            \
-    }
-
 /* Loads the keys of `want` (bits of enum keyfile) from `dir`; makes those that are missing and
  * whose bit is in `generate`. ERR_NOT_FOUND names a missing file that may not be made; ERR_DENIED a
  * file that others can read; ERR_INVALID a file that is no such key; ERR_IO. Nothing is left in

@@ -7,10 +7,6 @@
 #define PRUNE_EVERY_MS 1000
 #define KEK_CHECK "kek-check"
 
-static const struct config_item items[] = {
-    KEYFILE_CONFIG_ITEM,
-};
-
 static const struct handler handlers[] = {
     {SUBJ_VERDICT, kbs_on_verdict},
     {SUBJ_OWNER_COMMAND, kbs_on_owner_command},
@@ -116,6 +112,4 @@ const struct service_def kbs_service = {
     .close = kbs_close,
     .tick = kbs_tick,
     .next_tick_ms = kbs_next_tick,
-    .config = items,
-    .n_config = ARRAY_LEN(items),
 };

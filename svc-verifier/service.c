@@ -11,7 +11,6 @@ static const struct config_item items[] = {
      .type = CONFIG_BOOL,
      .dflt = "false",
      .help = "find sample evidence, which proves nothing, affirming"},
-    KEYFILE_CONFIG_ITEM,
 };
 
 static const struct handler handlers[] = {
