@@ -10,7 +10,7 @@ static int refuse_member(struct err *e, const char *clause, const char *expected
 {
     char actual[256];
 
-    snprintf(actual, sizeof(actual), "%s", e && e->msg[0] ? e->msg : "something else");
+    snprintf(actual, sizeof(actual), "%.255s", e && e->msg[0] ? e->msg : "something else");
     return err_refuse(e, ERR_INVALID, clause, expected, "%s", actual);
 }
 
