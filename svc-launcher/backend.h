@@ -1,0 +1,107 @@
+/* How CVMs of one kind are launched and destroyed: a table of functions per backend.
+ *
+ * Every backend runs a CVM as a process tree below a keeper (keeper.c), which is what makes
+ * "nothing of it is left" true: it adopts every orphan of the tree, and ends only after the last
+ * one and the work directory are gone. */
+#ifndef COFFER_LAUNCHER_BACKEND_H
+#define COFFER_LAUNCHER_BACKEND_H
+
+#include <sys/types.h>
+
+#include "svc-launcher/launcher.h"
+
+/* What a backend is configured with; borrowed. */
+struct backend_env {
+    const char *keeper;    /* the program that runs keeper_main for argv[1] = KEEPER_VERB */
+    const char *worker;    /* program of the process backend */
+    const char *store;     /* image blobs and sealed datasets */
+    const char *cvm_dir;   /* where work directories are made */
+    const char *seed_file; /* the workers' nkey seed */
+    int64_t grace_ms;
+};
+
+struct backend_launch {
+    const char *job;
+    uint32_t attempt;
+    struct bytes config; /* packed LaunchConfig; holds the worker's seed */
+    const char *work_dir;
+};
+
+/* A launched CVM: owned by the caller, who reaps `pid` and closes the descriptors. */
+struct cvm_handle {
+    pid_t pid; /* its keeper, a child of this process and leader of its session */
+    int64_t pid_start;
+    int out_fd; /* lifecycle lines */
+    int log_fd; /* what it says on standard error */
+};
+
+struct backend {
+    const char *name, *tee;
+    /* Whether it works here; -1 with the reason. */
+    int (*probe)(const struct backend_env *env, struct err *why);
+    /* Starts it; work_dir exists and is empty. -1: nothing is left of it but work_dir. */
+    int (*launch)(const struct backend_env *env, const struct backend_launch *l,
+                  struct cvm_handle *ret, struct err *e);
+    /* Begins to end it; its keeper's exit says that it is done. Again is fine. */
+    void (*destroy)(const struct cvm_handle *h);
+    /* From the keeper's wait status: 0-255, or 128 + signal. `ret_left`: the keeper itself was
+     * killed, and descendants may be left (cvm_kill_orphans). */
+    int (*reap)(int status, int *ret_left);
+};
+
+extern const struct backend *const backends[];
+extern const size_t n_backends;
+/* NULL when there is none. */
+const struct backend *backend_find(const char *name);
+
+/* ---- keeper ---------------------------------------------------------------------------------- */
+
+#define KEEPER_VERB "cvm-keeper"
+/* argv: program, KEEPER_VERB, parent pid, grace in ms, work directory, worker, its arguments...
+ * The whole life of a keeper; returns its exit status. */
+int keeper_main(int argc, char **argv);
+/* Kills every descendant of this process except direct children that `keep` names; returns how many
+ * there were. */
+size_t kill_descendants(pid_t of, int (*keep)(void *arg, pid_t pid), void *arg);
+/* Removes a directory with all below it, following no links. ERR_IO. */
+int remove_tree(const char *path, struct err *e);
+
+/* ---- processes ------------------------------------------------------------------------------- */
+
+/* The start time of a process in clock ticks since boot; 0 when there is none. With the boot id it
+ * names a process for ever. */
+int64_t process_start(pid_t pid);
+void host_boot_id(char out[64]);
+
+/* ---- lifecycle lines ------------------------------------------------------------------------- */
+
+#define LIFECYCLE_LINE_MAX 16384
+
+struct lifecycle {
+    enum backend_event_kind kind; /* BOOTED, PHASE, REFUSED, DONE, or FAILED */
+    char phase[33];
+    char code[32], clause[128], expected[256], actual[256], message[512], by[32];
+};
+/* One line, without its newline: {"booted":true} | {"phase":"..."} | {"refused":{...}} |
+ * {"done":true} | {"failed":"..."}. ERR_INVALID, ERR_TOO_LARGE. */
+int lifecycle_parse(struct bytes line, struct lifecycle *ret, struct err *e);
+void lifecycle_refusal(const struct lifecycle *l, Coffer__V1__Refusal *ret);
+
+/* Cuts a stream into lines of at most `max` bytes; longer ones are dropped whole. */
+struct line_cutter {
+    struct buf buf;
+    int skipping;
+    uint64_t dropped;
+};
+#define LINE_CUTTER_INIT(max) ((struct line_cutter){.buf = BUF_INIT(max)})
+typedef void (*line_fn)(void *arg, struct bytes line);
+void line_cutter_feed(struct line_cutter *c, struct bytes in, line_fn fn, void *arg);
+
+/* ---- probe ----------------------------------------------------------------------------------- */
+
+/* What the host offers: its size, less where the configuration says so, and the backends of the
+ * comma-separated list. ERR_INVALID for a name that no backend has. */
+int probe_host(const struct config *config, const struct backend_env *env, struct host_facts *ret,
+               struct err *e);
+
+#endif

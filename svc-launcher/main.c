@@ -1,0 +1,26 @@
+/* svc-launcher, a guided tour.
+ *
+ * One runs on every host. Every few seconds it tells the schedulers what the host can do (probe.c).
+ * A LaunchCvm becomes a row in `starting` and an action; a DestroyCvm moves the row on to
+ * `stopping`; what is older than what was already seen of a job is refused (handlers.c).
+ * run_state.c holds the table of a CVM's states and is the only writer of one: it tells the
+ * scheduler `booted`, `exited`, `lost`, `destroyed` and `launch-failed`.
+ *
+ * supervisor.c does the actions after their transaction is durable. It asks a backend (backend.h,
+ * process.c) to start the CVM, feeds what comes back (lifecycle.c) into the service, and forwards
+ * the CVM's log. What stands directly under the launcher is never the worker but its keeper
+ * (keeper.c): this very program in another role, which adopts every orphan of the CVM, and ends
+ * only when nothing of the CVM is left, be it that the launcher asks for it, or dies.
+ *
+ * The launcher is trusted for availability only. It hands the worker a signed spec it cannot change
+ * and never sees a key. */
+#include "svc-launcher/backend.h"
+#include "svc-launcher/supervisor.h"
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && streq(argv[1], KEEPER_VERB)) {
+        return keeper_main(argc, argv);
+    }
+    return service_main_hooks(&launcher_service, &supervisor_hooks, argc, argv);
+}
