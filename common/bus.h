@@ -35,9 +35,9 @@ enum bus_event {
     BUS_CONNECTED,
     BUS_LOST,           /* the connection; it is being made anew */
     BUS_CONNECT_FAILED, /* one attempt; the next follows */
-    BUS_REFUSED,        /* the server refused something: permissions, limits */
-    BUS_DROPPED,        /* one incoming message was dropped */
-    BUS_BACKPRESSURE,   /* a stream is full or missing: durable publishes are being held back */
+    BUS_REFUSED,      /* the server refused something: permissions, limits (the last, if several) */
+    BUS_DROPPED,      /* one incoming message was dropped */
+    BUS_BACKPRESSURE, /* a stream is full or missing: durable publishes are being held back */
     BUS_CONSUMER_SILENT /* a durable consumer does not answer: is it provisioned? */
 };
 /* "bus.connected", ...: for logs. */

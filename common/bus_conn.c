@@ -135,18 +135,18 @@ static natsStatus on_detach(void *user_data)
     return NATS_OK;
 }
 
-/* The library's callback thread. */
+/* The library's callback thread. It must not read the connection's error text, which the loop's thread
+ * may be writing; it only says that there is one. */
 static void on_error(natsConnection *nc, natsSubscription *sub, natsStatus err, void *closure)
 {
     struct link *l = closure;
-    const char *text = NULL;
 
+    (void)nc;
     (void)sub;
-    (void)natsConnection_GetLastError(nc, &text);
     pthread_mutex_lock(&l->mu);
-    if (l->bus && l->n_errors < LINK_ERRORS_MAX) {
-        snprintf(l->errors[l->n_errors++], sizeof(l->errors[0]), "%s: %s", natsStatus_GetText(err),
-                 text ? text : "");
+    l->n_errors++;
+    l->error = err;
+    if (l->bus) {
         ev_async_send(l->bus->loop, &l->bus->async);
     }
     pthread_mutex_unlock(&l->mu);
@@ -180,8 +180,6 @@ static void on_async(struct ev_loop *loop, ev_async *w, int events)
 {
     struct bus *b = w->data;
     struct link *l = b->link;
-    char errors[LINK_ERRORS_MAX][160];
-    int n, dead;
 
     (void)loop;
     (void)events;
@@ -189,15 +187,17 @@ static void on_async(struct ev_loop *loop, ev_async *w, int events)
         return;
     }
     pthread_mutex_lock(&l->mu);
-    n = l->n_errors;
-    memcpy(errors, l->errors, sizeof(errors[0]) * (size_t)n);
+    int n = l->n_errors, dead = l->dead;
+    natsStatus status = l->error;
     l->n_errors = 0;
-    dead = l->dead;
     pthread_mutex_unlock(&l->mu);
-    for (int i = 0; i < n; i++) {
+    if (n > 0) {
+        const char *text = NULL;
         struct err e = {0};
-        err_set(&e, ERR_DENIED, "the server says: %s", errors[i]);
-        b->stats.refused++;
+        (void)natsConnection_GetLastError(b->nc, &text);
+        err_set(&e, ERR_DENIED, "the server says: %s: %s", natsStatus_GetText(status),
+                text ? text : "");
+        b->stats.refused += (unsigned)n;
         bus_event(b, BUS_REFUSED, &e);
     }
     if (dead) {

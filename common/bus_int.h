@@ -13,7 +13,6 @@
 #define BUS_PULLS_MAX 8
 #define BUS_REQUESTS_MAX 16
 #define BUS_SUBJECT_MAX 224
-#define LINK_ERRORS_MAX 8
 
 enum sub_kind { SUB_MESSAGES, SUB_PULL, SUB_PUBACK, SUB_REPLY };
 
@@ -33,8 +32,8 @@ struct link {
     struct bus *bus;
     int fd, want, dead;
     unsigned gen;
-    int n_errors;
-    char errors[LINK_ERRORS_MAX][160];
+    int n_errors; /* not reported yet; `error` is the last */
+    natsStatus error;
 };
 
 /* One durable publish in flight. */

@@ -1,6 +1,7 @@
 #include "common/shell.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -17,6 +18,8 @@
 #define TICK_RETRY_MS 1000
 #define REQUEUE_S 60.0
 #define TICK_MAX_S 86400.0
+#define TRIM_S 3.0
+#define TRIM_MESSAGES 32 /* a turn of this many is a burst */
 
 struct pending {
     int64_t id;
@@ -46,7 +49,7 @@ struct shell {
     int64_t tick_not_before_ms;
 
     ev_prepare prepare;
-    ev_timer tick, requeue, watchdog;
+    ev_timer tick, requeue, watchdog, trim;
     ev_signal sig_term, sig_int;
     int tick_due, in_txn, flushing, ready, paused, status;
 };
@@ -319,6 +322,9 @@ static void work(struct shell *sh)
         arm_tick(sh);
     }
     settle_turn(sh, n, failed);
+    if (n >= TRIM_MESSAGES && !ev_is_active(&sh->trim)) {
+        ev_timer_again(sh->loop, &sh->trim);
+    }
 }
 
 int shell_call(struct shell *sh, engine_call_fn fn, void *arg, struct err *e)
@@ -375,6 +381,14 @@ static void on_requeue(struct ev_loop *loop, ev_timer *w, int events)
         log_err(LOG_ERROR, "outbox.failed", &e);
     }
     after_commit(sh);
+}
+
+/* The start, and every burst of messages, leave holes in the heap. */
+static void on_trim(struct ev_loop *loop, ev_timer *w, int events)
+{
+    (void)events;
+    ev_timer_stop(loop, w);
+    malloc_trim(0);
 }
 
 static void on_watchdog(struct ev_loop *loop, ev_timer *w, int events)
@@ -442,6 +456,7 @@ static void on_event(struct bus *b, enum bus_event ev, const struct err *e, void
         if (!sh->ready) {
             sh->ready = 1;
             notify_send("READY=1");
+            ev_timer_again(sh->loop, &sh->trim);
         }
         return;
     case BUS_LOST:
@@ -503,6 +518,7 @@ static void add_watchers(struct shell *sh)
     ev_prepare_start(sh->loop, &sh->prepare);
     ev_timer_init(&sh->tick, on_tick, 0, 0);
     sh->tick.data = sh;
+    ev_timer_init(&sh->trim, on_trim, TRIM_S, TRIM_S);
     ev_timer_init(&sh->requeue, on_requeue, 0, 0);
     sh->requeue.data = sh;
     ev_signal_init(&sh->sig_term, on_signal, SIGTERM);

@@ -421,11 +421,19 @@ static void test_idle(void **state)
 
     (void)state;
     wait_counts(&c, 0, 0, 20000);
-    run_ms(4000); /* past the first short pulls and the lazy commit of PubAcks */
+    run_ms(5000); /* past the first short pulls and what the shell puts off */
     long n = switches(scheduler);
     run_ms(3000);
     n = switches(scheduler) - n;
     size_t rss = test_rss_bytes(scheduler);
+    if (getenv("COFFER_TEST_MAPS")) {
+        char cmd[512];
+        snprintf(cmd, sizeof(cmd),
+                 "grep -E 'Rss|VmHWM' /proc/%d/status; awk '/^[0-9a-f]+-/{f=$6} /^Rss/{r[f]+=$2} "
+                 "END{for(k in r) print r[k],k}' /proc/%d/smaps | sort -n | tail -14",
+                 scheduler, scheduler);
+        (void)!system(cmd);
+    }
     print_message("idle service: RSS %zu KiB, %ld wake-ups in 3 s\n", rss / 1024, n);
 #ifndef COFFER_SANITIZED
     assert_true(rss > 0 && rss <= 12u << 20);
@@ -460,9 +468,10 @@ static void test_usage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_usage),         cmocka_unit_test(test_pipeline),
+        cmocka_unit_test(test_usage),         cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_pipeline),
         cmocka_unit_test(test_duplicate_ids), cmocka_unit_test(test_garbage),
-        cmocka_unit_test(test_kills),         cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_kills),
     };
 
     if (!nats_fixture_available()) {
