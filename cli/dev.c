@@ -332,7 +332,8 @@ static int parse_options(struct cli *c, struct dev *d, struct strings *settings,
         }
     }
     log_init(&(struct log_opts){.service = "dev", .level = parsed});
-    d->dir = client_data_dir(c);
+    const char *data = cli_opt(c, "data");
+    d->dir = data ? xstrdup(data) : client_data_dir(c);
     return 0;
 }
 

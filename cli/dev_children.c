@@ -150,7 +150,7 @@ static int service_args(struct dev_child *c, struct args *a, struct err *e)
     if (c->id == DEV_LAUNCHER) {
         add(a, "--store=%s/store", d->dir);
         add(a, "--worker=%s/svc-worker", d->program_dir);
-        add(a, "--worker-seed=%s/worker.seed", nats);
+        add(a, "--worker-nats-seed=%s/worker.seed", nats);
     }
     for (size_t i = 0; i < d->n_settings; i++) {
         if (streq(d->settings[i].service, service)) {

@@ -102,6 +102,8 @@ int bus_new(const struct bus_opts *o, struct ev_loop *loop, struct bus **ret, st
 {
     _cleanup_(bus_freep) struct bus *b = xcalloc(1, sizeof(*b));
 
+    /* Connecting would do it, but a message may be made, and freed, before. */
+    nats_Open(-1);
     b->loop = loop;
     b->o = *o;
     b->o.connect_timeout_ms =

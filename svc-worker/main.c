@@ -186,6 +186,9 @@ static int started(struct shell *sh)
     /* The bus has read them. */
     unlink(prog.ca_path);
     unlink(prog.seed_path);
+    if (bus_subscribe(shell_bus(sh), SUBJ_KEY_RELEASE, prog.launch->pb->job, &e)) {
+        return stop_on(sh, &e);
+    }
     ev_io_init(&prog.reports, on_report, runner_fd(prog.runner), EV_READ);
     prog.reports.data = sh;
     ev_io_start(shell_loop(sh), &prog.reports);

@@ -5,7 +5,6 @@
  * in (empty, random, cut-off and nearly right messages, over the cap, hostile reply addresses). The
  * caller then looks whether every service still lives and works. Exit status 0: all as it must be.
  */
-#include <errno.h>
 #include <jansson.h>
 #include <nats/nats.h>
 #include <pthread.h>
