@@ -12,11 +12,12 @@
 
 /* What a backend is configured with; borrowed. */
 struct backend_env {
-    const char *keeper;    /* the program that runs keeper_main for argv[1] = KEEPER_VERB */
-    const char *worker;    /* program of the process backend */
-    const char *store;     /* image blobs and sealed datasets */
-    const char *cvm_dir;   /* where work directories are made */
-    const char *seed_file; /* the workers' nkey seed */
+    const char *keeper;     /* the program that runs keeper_main for argv[1] = KEEPER_VERB */
+    const char *worker;     /* program of the process backend */
+    const char *worker_arg; /* its only argument, or NULL */
+    const char *store;      /* image blobs and sealed datasets */
+    const char *cvm_dir;    /* where work directories are made */
+    const char *seed_file;  /* the workers' nkey seed */
     int64_t grace_ms;
 };
 

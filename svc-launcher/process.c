@@ -75,8 +75,14 @@ static int process_launch(const struct backend_env *env, const struct backend_la
 {
     _cleanup_close_ int in = -1, out_r = -1, out_w = -1, log_r = -1, log_w = -1;
     char parent[16], grace[32];
-    char *argv[] = {"svc-launcher",      KEEPER_VERB,         parent, grace,
-                    (char *)l->work_dir, (char *)env->worker, NULL};
+    char *argv[] = {"svc-launcher",
+                    KEEPER_VERB,
+                    parent,
+                    grace,
+                    (char *)l->work_dir,
+                    (char *)env->worker,
+                    (char *)env->worker_arg,
+                    NULL};
     int fds[2];
 
     if (config_fd(l->config, &in, e) < 0) {

@@ -551,12 +551,14 @@ static int started(struct shell *sh)
     sup->sh = sh;
     snprintf(sup->keeper, sizeof(sup->keeper), "/proc/self/exe");
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-    sup->env = (struct backend_env){.keeper = sup->keeper,
-                                    .worker = config_str(c, "worker"),
-                                    .store = config_str(c, "store"),
-                                    .cvm_dir = sup->cvm_dir,
-                                    .seed_file = config_str(c, "worker-nats-seed"),
-                                    .grace_ms = config_int(c, "stop-grace-ms")};
+    sup->env = (struct backend_env){
+        .keeper = sup->keeper,
+        .worker = config_str(c, "worker"),
+        .worker_arg = config_bool(c, "no-container") ? "--bench-no-container" : NULL,
+        .store = config_str(c, "store"),
+        .cvm_dir = sup->cvm_dir,
+        .seed_file = config_str(c, "worker-nats-seed"),
+        .grace_ms = config_int(c, "stop-grace-ms")};
     if (make_cvm_dir(sup, &e) < 0 || probe(sup, &e) < 0) {
         log_err(LOG_ERROR, "launcher.start", &e);
         return -1;

@@ -4,6 +4,7 @@
 
 #define CANCEL_MAX_AGE_S 300
 #define COUNT_EVERY_MS 100
+#define WORKER_EXIT_REFUSED 3
 
 /* ---- schedule -------------------------------------------------------------------------------- */
 
@@ -383,6 +384,22 @@ static enum job_cause cause_of_exit(const struct job *j, const Coffer__V1__Refus
     return job_next(j->state, c) == NEXT_STAY ? CAUSE_EXITED : c;
 }
 
+/* A worker that was refused ends, and its end may overtake the refusal, which comes from another
+ * service. A little patience spares an attempt that would be refused alike. */
+static int await_refusal(struct svc *s, struct effects *fx, struct job *j,
+                         const Coffer__V1__Refusal *r, struct err *e)
+{
+    int64_t until = s->now_ms + config_int(s->config, "refusal-wait-ms");
+
+    if (j->has_reason) {
+        return 0; /* waiting already */
+    }
+    reason_from_refusal(&j->reason, r);
+    j->has_reason = 1;
+    return job_note(s, fx, j, "refused",
+                    j->deadline_ms && j->deadline_ms < until ? j->deadline_ms : until, e);
+}
+
 static int on_end(struct svc *s, struct effects *fx, struct job *j, const struct attempt *a,
                   const Coffer__V1__CvmEvent *ev, enum job_cause cause, struct err *e)
 {
@@ -407,6 +424,10 @@ static int on_end(struct svc *s, struct effects *fx, struct job *j, const struct
     }
     if (cause == CAUSE_EXITED) {
         cause = cause_of_exit(j, ev->reason);
+    }
+    if (cause == CAUSE_EXITED && ev->reason && ev->exit_code == WORKER_EXIT_REFUSED &&
+        (j->state == JOB_BOOTED || j->state == JOB_ATTESTED)) {
+        return await_refusal(s, fx, j, ev->reason, e);
     }
     return happened(s, fx, j, cause, r, e);
 }
@@ -570,6 +591,7 @@ static const struct config_item items[] = {
     MS("seal-timeout-ms", "120000",
        "added to it again: unpacking before and sealing after the run"),
     MS("decision-timeout-ms", "900000", "from the worker's end to the gate's decision"),
+    MS("refusal-wait-ms", "3000", "from a refused worker's end to the refusal itself"),
     MS("host-timeout-ms", "15000", "a host that is silent for so long is lost"),
     MS("host-gone-ms", "600000", "and for so long, is not waited for to destroy its CVMs"),
     MS("destroy-retry-ms", "5000", "first repeat of DestroyCvm; doubles up to 16 times this"),

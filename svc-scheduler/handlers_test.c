@@ -205,6 +205,58 @@ static void refusals_end_it(void **state)
     fix_free(f);
 }
 
+static void exit_refused(struct fix *f, char *id, Coffer__V1__CvmEventKind kind)
+{
+    Coffer__V1__CvmEvent m = COFFER__V1__CVM_EVENT__INIT;
+    Coffer__V1__Refusal r = COFFER__V1__REFUSAL__INIT;
+
+    r.code = "denied";
+    r.message = "as the worker heard it";
+    m.job = id;
+    m.attempt = 1;
+    m.host = "h1";
+    m.kind = kind;
+    m.exit_code = 3;
+    m.reason = &r;
+    fix_handle(f, SUBJ_CVM_EVENT, id, &m.base, "");
+}
+
+static void a_refused_worker_may_end_before_the_refusal_comes(void **state)
+{
+    struct fix *f = fix_new(":memory:", NULL);
+    char a[JOB_ID_LEN + 1], b[JOB_ID_LEN + 1];
+
+    (void)state;
+    fix_launching(f, &WANT, a);
+    fix_launching(f, &WANT, b);
+    fix_verdict(f, a, 1, 1);
+    fix_cvm(f, b, 1, "h1", CVM(BOOTED), "");
+    exit_refused(f, a, CVM(EXITED));
+    exit_refused(f, a, CVM(DESTROYED));
+    exit_refused(f, b, CVM(EXITED));
+    assert_state(f, a, "attested");
+    fix_keys(f, a, 1, 0);
+    assert_state(f, a, "refused");
+    assert_string_equal(fix_job(f, a).reason.message, "no grant");
+    f->now += 2999;
+    fix_tick(f);
+    assert_state(f, b, "booted");
+    f->now += 1;
+    fix_forget(f);
+    fix_tick(f);
+    assert_int_equal(fix_job(f, b).attempt, 2); /* none came: a failure like any other */
+    const struct sent *x = NULL;
+    for (size_t i = 0; i < f->n_sent; i++) {
+        const Coffer__V1__JobEvent *ev = (const Coffer__V1__JobEvent *)f->sent[i].m;
+        if (f->sent[i].subject == SUBJ_JOB_EVENT && streq(ev->state, "queued")) {
+            assert_string_equal(ev->reason->message, "as the worker heard it");
+            x = &f->sent[i];
+        }
+    }
+    assert_non_null(x);
+    fix_free(f);
+}
+
 static void retries_are_fenced(void **state)
 {
     struct fix *f = fix_new(":memory:", NULL);
@@ -520,6 +572,7 @@ static void queries(void **state)
     q.what_case = COFFER__V1__JOB_QUERY__WHAT_STATUS;
     q.status = id[0];
     assert_string_equal(query(f, &q)->jobs[0]->state, "launching");
+    assert_null(query(f, &q)->jobs[0]->reason);
     q.status = "jaaaaaaaaaaaaaaaaaaaaaaaaaa";
     assert_null(query(f, &q));
     assert_string_equal(refusal_of(f)->code, "not-found");
@@ -576,6 +629,7 @@ int main(void)
         cmocka_unit_test(the_straight_way),
         cmocka_unit_test(facts_overtake),
         cmocka_unit_test(refusals_end_it),
+        cmocka_unit_test(a_refused_worker_may_end_before_the_refusal_comes),
         cmocka_unit_test(retries_are_fenced),
         cmocka_unit_test(a_decision_after_the_attempt_was_given_up),
         cmocka_unit_test(wrong_facts_change_nothing),

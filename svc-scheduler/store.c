@@ -164,7 +164,7 @@ static int read_job(struct db_rows *r, struct job *j, struct err *e)
     j->memory_bytes = db_int(r, 21);
     j->timeout_ms = db_int(r, 22);
     j->shape = db_int(r, 23);
-    if (!db_is_null(r, 24)) {
+    if (db_blob(r, 24).n) {
         read_reason(j, db_blob(r, 24));
     }
     return 0;

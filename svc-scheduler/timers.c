@@ -37,6 +37,10 @@ static int deadline_reason(struct svc *s, const struct job *j, struct reason *re
     const char *setting = stage_setting(j->state);
     struct err why = {0};
 
+    if (j->state != JOB_QUEUED && j->has_reason) {
+        *ret = j->reason; /* the worker had said why it ends */
+        return 0;
+    }
     if (j->state == JOB_QUEUED) {
         if (place_explain(s, j, &why, e) < 0) {
             return -1;
