@@ -478,10 +478,13 @@ static void on_event(struct bus *b, enum bus_event ev, const struct err *e, void
 static int open_engine(struct shell *sh, struct err *e)
 {
     const char *dir = config_str(sh->config, "data-dir");
-    _cleanup_free_ char *path = xasprintf("%s/%s.db", dir, service_name(sh->def->id));
+    /* A worker leaves nothing behind. */
+    int in_memory = streq(dir, ":memory:");
+    _cleanup_free_ char *path =
+        in_memory ? xstrdup(dir) : xasprintf("%s/%s.db", dir, service_name(sh->def->id));
     struct engine_opts o = {.db_path = path, .clock = clock_ms, .config = sh->config};
 
-    if (mkdir(dir, 0700) < 0 && errno != EEXIST) {
+    if (!in_memory && mkdir(dir, 0700) < 0 && errno != EEXIST) {
         return err_errno(e, "data-dir: mkdir %s", dir);
     }
     if (engine_open(sh->def, &o, &sh->engine, e) < 0) {
