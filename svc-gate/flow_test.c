@@ -41,7 +41,7 @@ static void make_dataset(void)
     snprintf(W->store, sizeof(W->store), "%s/store", W->f.dir);
     snprintf(W->work, sizeof(W->work), "%s/work", W->f.dir);
     snprintf(path, sizeof(path), "%s/datasets", W->store);
-    assert(mkdir(W->store, 0700) == 0 && mkdir(path, 0700) == 0 && mkdir(W->work, 0700) == 0);
+    CHECK(mkdir(W->store, 0700) == 0 && mkdir(path, 0700) == 0 && mkdir(W->work, 0700) == 0);
     OK(seal_dataset_header_new("trial", "file", "AES-256-GCM", 4096, W->f.kbs, &prefix,
                                &W->dataset_key, e));
     OK(seal_header_parse(buf_bytes(&prefix), &h, e));
@@ -49,9 +49,9 @@ static void make_dataset(void)
     snprintf(plain_path, sizeof(plain_path), "%s/plain", W->f.dir);
     _cleanup_close_ int in = open(plain_path, O_RDWR | O_CREAT, 0600);
     for (int i = 0; i < 2000; i++) {
-        assert(dprintf(in, "%06d,row of the input\n", i) > 0);
+        CHECK(dprintf(in, "%06d,row of the input\n", i) > 0);
     }
-    assert(lseek(in, 0, SEEK_SET) == 0);
+    CHECK(lseek(in, 0, SEEK_SET) == 0);
     W->sealed_path = xasprintf("%s/datasets/%s.coffer", W->store, h.id);
     _cleanup_close_ int out = open(W->sealed_path, O_RDWR | O_CREAT, 0600);
     OK(seal_fd(&prefix, W->dataset_key, in, out, NULL, e));
@@ -122,7 +122,7 @@ static void pump(void)
     int kind;
 
     while (engine_next_out(W->w, &o)) {
-        assert(subject_parse(o.subject, &subj, &key) == 0);
+        CHECK(subject_parse(o.subject, &subj, &key) == 0);
         if (subj == SUBJ_EVIDENCE_SUBMIT) {
             if (W->evidence) {
                 coffer__v1__submit_evidence__free_unpacked(W->evidence, NULL);
@@ -131,7 +131,7 @@ static void pump(void)
             W->evidence = coffer__v1__submit_evidence__unpack(NULL, o.payload.n, o.payload.p);
             W->evidence_id = xstrdup(o.msg_id);
         } else {
-            assert(subj == SUBJ_RESULT);
+            CHECK(subj == SUBJ_RESULT);
             W->n_results++;
             fixture_deliver(&W->f, SUBJ_RESULT, key, o.payload);
         }

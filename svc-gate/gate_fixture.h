@@ -4,7 +4,6 @@
 #ifndef COFFER_GATE_FIXTURE_H
 #define COFFER_GATE_FIXTURE_H
 
-#include <assert.h>
 #include <ftw.h>
 #include <sys/stat.h>
 
@@ -12,6 +11,14 @@
 #include "svc-worker/worker.h"
 
 #define FIXTURE_NOW_MS INT64_C(1700000000000)
+/* Also in builds without assertions. */
+#define CHECK(cond)                                                                                \
+    do {                                                                                           \
+        if (!(cond)) {                                                                             \
+            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #cond);                     \
+            abort();                                                                               \
+        }                                                                                          \
+    } while (0)
 #define OK(call)                                                                                   \
     do {                                                                                           \
         struct err ok_e_ = {0};                                                                    \
@@ -51,7 +58,7 @@ static void fixture_write_trust(const struct fixture *f, const char *path)
                   jkey_public_jwk(f->verifier), "kbs", jkey_public_jwk(f->kbs), "kbs_seal",
                   jkey_public_jwk(f->kbs_seal), "gate", jkey_public_jwk(f->gate_sign), "gate_seal",
                   jkey_public_jwk(f->gate_seal), "reviewers", jkey_public_jwk(f->reviewer));
-    assert(json_dump_file(t, path, 0) == 0);
+    CHECK(json_dump_file(t, path, 0) == 0);
     json_decref(t);
 }
 
@@ -71,7 +78,7 @@ static void fixture_init(struct fixture *f)
     memset(f, 0, sizeof(*f));
     f->now_ms = FIXTURE_NOW_MS;
     snprintf(f->dir, sizeof(f->dir), "/tmp/coffer-gate-XXXXXX");
-    assert(mkdtemp(f->dir));
+    CHECK(mkdtemp(f->dir));
     for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
         OK(jkey_generate(keys[i], e));
     }
@@ -107,7 +114,7 @@ static int fixture_unlink(const char *path, const struct stat *st, int type, str
     return remove(path);
 }
 
-static void fixture_done(struct fixture *f)
+_unused_ static void fixture_done(struct fixture *f)
 {
     struct jkey *keys[] = {f->verifier, f->kbs,      f->kbs_seal,  f->gate_sign, f->gate_seal,
                            f->reviewer, f->consumer, f->recipient, f->stranger,  f->tee};
@@ -135,15 +142,15 @@ static void fixture_take_outs(struct fixture *f)
                 coffer__v1__reply__free_unpacked(f->reply, NULL);
             }
             f->reply = coffer__v1__reply__unpack(NULL, o.payload.n, o.payload.p);
-            assert(f->reply);
+            CHECK(f->reply);
             continue;
         }
-        assert(subject_parse(o.subject, &subj, &key) == 0);
+        CHECK(subject_parse(o.subject, &subj, &key) == 0);
         if (subj == SUBJ_GATE_DECISION) {
-            assert(f->n_decisions < ARRAY_LEN(f->decisions));
+            CHECK(f->n_decisions < ARRAY_LEN(f->decisions));
             f->decisions[f->n_decisions] =
                 coffer__v1__gate_decision__unpack(NULL, o.payload.n, o.payload.p);
-            assert(f->decisions[f->n_decisions]);
+            CHECK(f->decisions[f->n_decisions]);
             f->n_decisions++;
         } else {
             f->n_dead += subj == SUBJ_DEAD;
@@ -239,14 +246,14 @@ static struct job_case fixture_job(const struct fixture *f, struct job_opts o)
         jkey_public_jwk(f->recipient), "gate", "holdAt", (json_int_t)o.hold_at, "rejectAt",
         (json_int_t)o.reject_at, "maxVerbatimPercent", (json_int_t)o.max_verbatim);
 
-    assert(j);
+    CHECK(j);
     OK(spec_from_json(j, &c.spec, e));
     OK(spec_sign(c.spec, f->consumer, &c.spec_jws, e));
     json_decref(j);
     return c;
 }
 
-static void job_case_done(struct job_case *c)
+_unused_ static void job_case_done(struct job_case *c)
 {
     spec_free(c->spec);
     free(c->spec_jws);
@@ -277,7 +284,7 @@ static char *fixture_ear(const struct fixture *f, const struct jkey *signer, con
         "nonce", n64, "tee", "sample", "submods", "cpu0", "ear.status", "affirming",
         "ear.trustworthiness-vector", vector, "ear.appraisal-policy-id", "test",
         "ear.veraison.annotated-evidence", "sample", "report_data", hex);
-    assert(c);
+    CHECK(c);
     OK(jws_sign_json(signer, "JWT", 0, c, &token, e));
     json_decref(c);
     return token;

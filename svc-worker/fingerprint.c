@@ -8,11 +8,16 @@
 
 #define CARRY (FP_WINDOW - 1)
 
+struct slot {
+    uint32_t block; /* index + 1; 0: empty */
+    uint32_t tag;   /* of the hash: other blocks are passed without a look at their bytes */
+};
+
 struct fp_finder {
     const uint8_t **blocks; /* distinct, borrowed from the files */
     uint8_t *found;         /* one for each of them */
     uint32_t n;
-    uint32_t *table; /* index + 1 into blocks */
+    struct slot *table;
     uint64_t *bitmap;
     uint64_t table_mask;
     unsigned bitmap_shift;
@@ -32,26 +37,28 @@ static inline uint64_t hash16(const struct fp_finder *f, const uint8_t *p)
 }
 
 /* Where the block is, or the empty slot where it would be. */
-static uint64_t slot_of(const struct fp_finder *f, uint64_t h, const uint8_t *p)
+static struct slot *slot_of(const struct fp_finder *f, uint64_t h, const uint8_t *p)
 {
     uint64_t i = h & f->table_mask;
+    uint32_t tag = (uint32_t)(h >> 24);
 
-    while (f->table[i] && memcmp(f->blocks[f->table[i] - 1], p, FP_WINDOW) != 0) {
+    while (f->table[i].block && (f->table[i].tag != tag ||
+                                 memcmp(f->blocks[f->table[i].block - 1], p, FP_WINDOW) != 0)) {
         i = (i + 1) & f->table_mask;
     }
-    return i;
+    return &f->table[i];
 }
 
 static void add_block(struct fp_finder *f, const uint8_t *p)
 {
-    uint64_t h = hash16(f, p), i = slot_of(f, h, p);
+    uint64_t h = hash16(f, p), bit = h >> f->bitmap_shift;
+    struct slot *s = slot_of(f, h, p);
 
-    if (f->table[i]) {
+    if (s->block) {
         return;
     }
     f->blocks[f->n++] = p;
-    f->table[i] = f->n;
-    uint64_t bit = h >> f->bitmap_shift;
+    *s = (struct slot){.block = f->n, .tag = (uint32_t)(h >> 24)};
     f->bitmap[bit / 64] |= UINT64_C(1) << (bit % 64);
 }
 
@@ -69,7 +76,7 @@ int fp_finder_new(const struct bytes *files, size_t n_files, struct fp_finder **
     while (slots < blocks * 2) {
         slots *= 2;
     }
-    while (bits < blocks * 16) {
+    while (bits < blocks * 32) {
         bits *= 2;
         log2_bits++;
     }
@@ -100,7 +107,7 @@ static void scan(struct fp_finder *f, const uint8_t *p, size_t n)
     for (size_t i = 0; i + FP_WINDOW <= n; i++) {
         uint64_t h = hash16(f, p + i), bit = h >> shift;
         if (bitmap[bit / 64] >> (bit % 64) & 1) {
-            uint32_t at = f->table[slot_of(f, h, p + i)];
+            uint32_t at = slot_of(f, h, p + i)->block;
             if (at) {
                 f->found[at - 1] = 1;
             }

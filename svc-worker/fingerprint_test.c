@@ -120,11 +120,11 @@ static void test_speed(void **state)
         random_bytes(in + i, 1u << 20);
     }
     assert_int_equal(fp_finder_new(&file, 1, &f, &e), 0);
-    clock_gettime(CLOCK_MONOTONIC, &a);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &a);
     for (size_t at = 0; at < n; at += 1u << 20) {
         fp_finder_scan(f, BYTES(in + at, 1u << 20));
     }
-    clock_gettime(CLOCK_MONOTONIC, &b);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &b);
     double s = (double)(b.tv_sec - a.tv_sec) + (double)(b.tv_nsec - a.tv_nsec) / 1e9;
     print_message("fingerprints: %.0f MB/s\n", (double)n / s / 1e6);
     fp_finder_free(f);

@@ -145,7 +145,7 @@ void worker_sealed_done(struct worker_sealed *w);
 /* ---- fingerprint.c ---- */
 
 struct fp_finder;
-/* `files` are cut into blocks; they are borrowed. Memory: about 16 bytes for each block. */
+/* `files` are cut into blocks; they are borrowed. Memory: about 32 bytes for each block. */
 int fp_finder_new(const struct bytes *files, size_t n_files, struct fp_finder **ret, struct err *e);
 /* The next bytes of the current input; fp_finder_end_input separates inputs. */
 void fp_finder_scan(struct fp_finder *f, struct bytes in);
