@@ -17,10 +17,6 @@
 #define NATS_POLL_S 0.02
 
 const struct cli_opt opts_dev[] = {
-    {.name = "data",
-     .arg = "DIR",
-     .value = VALUE_DIR,
-     .help = "keep everything in DIR (default: $COFFER_DATA, else ~/.local/share/coffer)"},
     {.name = "port",
      .arg = "N",
      .value = VALUE_TEXT,
@@ -46,14 +42,13 @@ const struct cli_opt opts_dev[] = {
 };
 
 const char help_dev[] =
-    "Starts a private nats-server (TLS, one key and one set of permissions per service) and the\n"
-    "services, in the foreground, with their logs on standard error. A second start with the same\n"
-    "directory goes on where the first one stopped. Ctrl-C stops everything in order; a second\n"
-    "Ctrl-C kills it. A service that dies is started again.\n"
+    "Starts a private nats-server (TLS, one key and one set of permissions per service) and the "
+    "services, in the foreground, with their logs on standard error. A second start with the same "
+    "directory goes on where the first one stopped. Ctrl-C stops everything in order; a second one "
+    "kills it. A service that dies is started again.\n"
     "\n"
-    "The evidence of the process backend promises nothing: it is for development. "
-    "DIR/reviewer.jwk\n"
-    "is the key that approves held results.\n";
+    "Evidence of the process backend promises nothing: it is for development. reviewer.jwk in the "
+    "directory is the key that approves held results.";
 
 /* ---- stopping
  * ------------------------------------------------------------------------------------ */
@@ -166,6 +161,15 @@ static int answers(uint16_t port)
     return fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0;
 }
 
+static void start_child(struct dev *d, enum dev_id id)
+{
+    struct err e = {0};
+
+    if (!d->stopping && dev_child_start(&d->children[id], &e) < 0) {
+        dev_fail(d, "cannot start %s: %s", d->children[id].name, e.msg);
+    }
+}
+
 static void on_nats_poll(struct ev_loop *loop, ev_timer *w, int events)
 {
     struct dev *d = w->data;
@@ -186,9 +190,8 @@ static void on_nats_poll(struct ev_loop *loop, ev_timer *w, int events)
     }
     d->children[DEV_NATS].ready = 1;
     for (int i = 0; i < DEV_N; i++) {
-        if (i != DEV_NATS && dev_child_start(&d->children[i], &e) < 0) {
-            dev_fail(d, "cannot start %s: %s", d->children[i].name, e.msg);
-            return;
+        if (i != DEV_NATS && i != DEV_LAUNCHER) {
+            start_child(d, (enum dev_id)i);
         }
     }
 }
@@ -219,12 +222,19 @@ void dev_on_ready(struct dev *d)
 {
     static const char line[] = "ready\n";
 
+    if (d->announced || d->stopping) {
+        return;
+    }
     for (int i = 0; i < DEV_N; i++) {
-        if (!d->children[i].ready) {
+        if (i != DEV_LAUNCHER && !d->children[i].ready) {
             return;
         }
     }
-    if (d->announced || d->stopping) {
+    if (!d->children[DEV_LAUNCHER].ready) {
+        /* Last, so that the scheduler hears its first report, and not only the second. */
+        if (!d->children[DEV_LAUNCHER].started_ms) {
+            start_child(d, DEV_LAUNCHER);
+        }
         return;
     }
     d->announced = 1;
@@ -332,8 +342,7 @@ static int parse_options(struct cli *c, struct dev *d, struct strings *settings,
         }
     }
     log_init(&(struct log_opts){.service = "dev", .level = parsed});
-    const char *data = cli_opt(c, "data");
-    d->dir = data ? xstrdup(data) : client_data_dir(c);
+    d->dir = client_data_dir(c);
     return 0;
 }
 

@@ -24,12 +24,13 @@
 #define EXIT_REFUSED 3
 #define CHALLENGE_TIMEOUT_MS 4000
 #define FLUSH_EVERY_S 0.02
+#define ASK_AGAIN_S 0.05
 
 struct program {
     struct worker_launch *launch;
     struct runner *runner;
     ev_io reports;
-    ev_timer flush;
+    ev_timer flush, ask_again;
     char *ca_path, *seed_path;
 };
 
@@ -50,6 +51,14 @@ static int take_reply(struct svc *s, void *arg, struct effects *fx, struct err *
     return worker_on_reply(s, arg, fx, e);
 }
 
+/* Not connected yet, or the verifier is just being restarted: there is no need to wait for the
+ * tick. */
+static void ask_soon(struct shell *sh)
+{
+    ev_timer_set(&prog.ask_again, ASK_AGAIN_S, 0);
+    ev_timer_start(shell_loop(sh), &prog.ask_again);
+}
+
 static void on_reply(struct bus *b, const Coffer__V1__Reply *r, const struct err *why, void *arg)
 {
     struct shell *sh = arg;
@@ -58,6 +67,9 @@ static void on_reply(struct bus *b, const Coffer__V1__Reply *r, const struct err
     (void)b;
     if (why) {
         log_err(LOG_WARN, "worker.challenge", why);
+        if (why->code == ERR_BUSY) {
+            ask_soon(sh);
+        }
         return;
     }
     if (shell_call(sh, take_reply, (void *)(uintptr_t)r, &e)) {
@@ -73,7 +85,19 @@ static void ask_challenge(struct shell *sh)
     worker_challenge(engine_svc(shell_engine(sh)), &q);
     if (bus_request_async(shell_bus(sh), SUBJ_EVIDENCE_CHALLENGE, "", &q.base, CHALLENGE_TIMEOUT_MS,
                           on_reply, sh, &e)) {
-        log_err(LOG_DEBUG, "worker.challenge", &e); /* not connected yet: the tick asks again */
+        log_err(LOG_DEBUG, "worker.challenge", &e);
+        ask_soon(sh);
+    }
+}
+
+static void on_ask_again(struct ev_loop *loop, ev_timer *w, int events)
+{
+    struct shell *sh = w->data;
+
+    (void)loop;
+    (void)events;
+    if (worker_state(engine_svc(shell_engine(sh))) == EX_NEW) {
+        ask_challenge(sh);
     }
 }
 
@@ -194,6 +218,8 @@ static int started(struct shell *sh)
     ev_io_start(shell_loop(sh), &prog.reports);
     ev_timer_init(&prog.flush, on_flush, FLUSH_EVERY_S, FLUSH_EVERY_S);
     prog.flush.data = sh;
+    ev_timer_init(&prog.ask_again, on_ask_again, ASK_AGAIN_S, 0);
+    prog.ask_again.data = sh;
     phase_say("attest");
     return shell_call(sh, worker_start, &a, &e) ? stop_on(sh, &e) : 0;
 }

@@ -182,8 +182,12 @@ async function main() {
     })();
     const id = await schedule(nc, spec);
     console.log(`job ${id} accepted`);
-    const last = await follow(nc, id, (e) =>
-      console.log(`  ${e.seq} ${e.state}${e.detail ? ': ' + e.detail : ''}`));
+    let start = 0;
+    const last = await follow(nc, id, (e) => {
+      start = start || e.atMs;
+      const seconds = ((e.atMs - start) / 1000).toFixed(3);
+      console.log(`  ${e.seq} ${seconds} s  ${e.state}${e.detail ? ': ' + e.detail : ''}`);
+    });
     if (last.state === 'released') {
       const decision = await fetchDecision(nc, id);
       console.log(`decision ${decision.outcome}, score ${decision.score}, signature verified`);
