@@ -379,7 +379,7 @@ static int add_pull(struct bus *b, const struct consumer_info *c, const char *du
     }
     struct pull *p = &b->pulls[b->n_pulls];
     *p = (struct pull){.bus = b, .consumer = c, .probe_s = PROBE_FIRST_S};
-    snprintf(p->durable, sizeof(p->durable), "%s", durable);
+    snprintf(p->durable, sizeof(p->durable), "%.127s", durable);
     for (int i = 0; i < SUBJ_N; i++) {
         if (subjects[i].stream == c->stream && subjects[i].max_bytes > largest) {
             largest = subjects[i].max_bytes;

@@ -163,7 +163,7 @@ static int provision_durable(struct bus *b, const struct consumer_info *c,
     if (filter[0]) {
         json_object_set_new(want, "filter_subject", json_string(filter));
     }
-    snprintf(subject, sizeof(subject), "$JS.API.CONSUMER.INFO.%s.%s", stream, durable);
+    snprintf(subject, sizeof(subject), "$JS.API.CONSUMER.INFO.%.64s.%.127s", stream, durable);
     if (api(b, subject, NULL, &info, &code, e) < 0 || (code && code != JS_NOT_FOUND_CONSUMER)) {
         return -1;
     }
@@ -179,7 +179,8 @@ static int provision_durable(struct bus *b, const struct consumer_info *c,
         }
     }
     body = json_pack("{s:s, s:O}", "stream_name", stream, "config", want);
-    snprintf(subject, sizeof(subject), "$JS.API.CONSUMER.DURABLE.CREATE.%s.%s", stream, durable);
+    snprintf(subject, sizeof(subject), "$JS.API.CONSUMER.DURABLE.CREATE.%.64s.%.127s", stream,
+             durable);
     if (api(b, subject, body, &reply, &code, e) < 0 || code) {
         return -1;
     }
