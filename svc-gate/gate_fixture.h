@@ -204,6 +204,8 @@ struct job_opts {
     int64_t max_bytes, attempts, hold_at, reject_at, max_verbatim;
     const char *dataset; /* id; NULL: none */
     const char *image;
+    const char *arg; /* of the workload; NULL: none */
+    int64_t timeout_ms;
 };
 /* What is 0 is made what is most usual. */
 #define JOB_OPTS(...) ((struct job_opts){__VA_ARGS__})
@@ -217,6 +219,7 @@ static void job_opts_fill(struct job_opts *o)
     o->hold_at = o->hold_at ? o->hold_at : 30;
     o->reject_at = o->reject_at ? o->reject_at : 70;
     o->max_verbatim = o->max_verbatim ? o->max_verbatim : 10;
+    o->timeout_ms = o->timeout_ms ? o->timeout_ms : 60000;
     o->image = o->image ? o->image
                         : "sha256:"
                           "0000000000000000000000000000000000000000000000000000000000000000";
@@ -234,17 +237,18 @@ static struct job_case fixture_job(const struct fixture *f, struct job_opts o)
     json_t *datasets =
         o.dataset ? json_pack("[{s:s,s:s}]", "id", o.dataset, "mount", "/data/in") : json_array();
     json_t *j = json_pack(
-        "{s:s,s:s,s:{s:s,s:s},s:{s:s,s:b,s:[],s:[],s:{},s:s},s:o,s:{s:s,s:[s]},"
+        "{s:s,s:s,s:{s:s,s:s},s:{s:s,s:b,s:[],s:o,s:{},s:s},s:o,s:{s:s,s:[s]},"
         "s:{s:I,s:I,s:I,s:I},s:I,s:I,s:s,s:{s:s,s:I,s:[{s:s,s:s}],s:[o]},s:{s:I,s:I,s:I}}",
         "apiVersion", "coffer/v1", "kind", "Job", "metadata", "name", "test", "nonce", o.nonce,
-        "workload", "image", o.image, "encrypted", 0, "imageKeys", "args", "env", "workdir", "/",
-        "datasets", datasets, "tee", "mode", "required", "types", "sample", "resources",
-        "cpuMillis", (json_int_t)1000, "memoryBytes", (json_int_t)(64 << 20), "pids",
-        (json_int_t)16, "tmpBytes", (json_int_t)0, "timeoutMs", (json_int_t)60000, "attempts",
-        (json_int_t)o.attempts, "network", "none", "output", "path", "/output", "maxBytes",
-        (json_int_t)o.max_bytes, "files", "path", "out.csv", "type", o.type, "recipients",
-        jkey_public_jwk(f->recipient), "gate", "holdAt", (json_int_t)o.hold_at, "rejectAt",
-        (json_int_t)o.reject_at, "maxVerbatimPercent", (json_int_t)o.max_verbatim);
+        "workload", "image", o.image, "encrypted", 0, "imageKeys", "args",
+        o.arg ? json_pack("[s]", o.arg) : json_array(), "env", "workdir", "/", "datasets", datasets,
+        "tee", "mode", "required", "types", "sample", "resources", "cpuMillis", (json_int_t)1000,
+        "memoryBytes", (json_int_t)(64 << 20), "pids", (json_int_t)16, "tmpBytes", (json_int_t)0,
+        "timeoutMs", (json_int_t)o.timeout_ms, "attempts", (json_int_t)o.attempts, "network",
+        "none", "output", "path", "/output", "maxBytes", (json_int_t)o.max_bytes, "files", "path",
+        "out.csv", "type", o.type, "recipients", jkey_public_jwk(f->recipient), "gate", "holdAt",
+        (json_int_t)o.hold_at, "rejectAt", (json_int_t)o.reject_at, "maxVerbatimPercent",
+        (json_int_t)o.max_verbatim);
 
     CHECK(j);
     OK(spec_from_json(j, &c.spec, e));
