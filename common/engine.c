@@ -70,7 +70,9 @@ int engine_open(const struct service_def *def, const struct engine_opts *o, stru
     g->clock_arg = o->clock_arg;
     g->fx.g = g;
     g->recent_ms = INT64_MAX;
-    if (db_open(o->db_path, def->migrations, def->n_migrations, &g->db, e) < 0 ||
+    g->db = o->db;
+    g->borrowed_db = o->db != NULL;
+    if ((!g->db && db_open(o->db_path, def->migrations, def->n_migrations, &g->db, e) < 0) ||
         db_migrate(g->db, "engine", engine_migrations, ARRAY_LEN(engine_migrations), e) < 0 ||
         load_inbox_state(g, e) < 0) {
         return -1;
@@ -112,7 +114,9 @@ void engine_close(struct engine *g)
     out_done(&g->handed);
     free(g->handed_action.data);
     free(g->acks);
-    db_close(g->db);
+    if (!g->borrowed_db) {
+        db_close(g->db);
+    }
     free(g);
 }
 

@@ -48,6 +48,7 @@ struct engine {
     const struct service_def *def;
     struct svc svc;
     struct db *db;
+    int borrowed_db;
     clock_fn clock;
     void *clock_arg;
 
