@@ -60,7 +60,10 @@ struct result_file {
 };
 
 struct result_box {
-    json_t *json;       /* owned */
+    json_t *json; /* owned */
+    const char *job,
+        *tee; /* whose it is: job id and the TEE key's thumbprint; borrowed from json */
+    int64_t attempt;
     struct secret *key; /* owned; NULL when the workload failed before there was one */
     struct result_file files[SPEC_MAX_FILES];
     size_t n_files;

@@ -1,7 +1,8 @@
 #include "common/result.h"
 
-static const char *const box_keys[] = {"key",          "files",           "exit", "refusal",
-                                       "fingerprints", "limits_enforced", NULL};
+static const char *const box_keys[] = {
+    "job",          "attempt",         "tee", "key", "files", "exit", "refusal",
+    "fingerprints", "limits_enforced", NULL};
 static const char *const file_keys[] = {"path", "type", "bytes", NULL};
 static const char *const fp_keys[] = {"window", "salt", "count", "total", "input_bytes", NULL};
 static const char *const refusal_keys[] = {"code", "clause", "expected", "actual", "message", NULL};
@@ -120,7 +121,10 @@ static int box_fill(struct result_box *b, struct err *e)
 {
     const json_t *limits, *refusal;
 
-    if (json_only_keys(b->json, "box", box_keys, e) || parse_key(b, e) || parse_files(b, e) ||
+    if (json_only_keys(b->json, "box", box_keys, e) ||
+        json_get_str(b->json, "box", "job", &b->job, e) ||
+        json_get_int(b->json, "box", "attempt", 1, UINT32_MAX, &b->attempt, e) ||
+        json_get_str(b->json, "box", "tee", &b->tee, e) || parse_key(b, e) || parse_files(b, e) ||
         json_get_int(b->json, "box", "exit", -1, 255, &b->exit_code, e) ||
         parse_fingerprints(b, e)) {
         return -1;

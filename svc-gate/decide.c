@@ -22,6 +22,25 @@ void verdict_done(struct verdict *v)
     v->files = NULL;
 }
 
+/* A box that was seen on the bus could otherwise be put into another job's manifest, and would be
+ * opened and released to that job's recipients. */
+static int check_box_owner(const struct opened *o, struct err *e)
+{
+    const char *tee = jkey_thumbprint(o->ear->cnf);
+
+    if (!streq(o->box.job, o->m.job)) {
+        return err_refuse(e, ERR_DENIED, "box.job", o->m.job, "%.60s", o->box.job);
+    }
+    if (o->box.attempt != o->m.attempt) {
+        char expected[32];
+        snprintf(expected, sizeof(expected), "%lld", (long long)o->m.attempt);
+        return err_refuse(e, ERR_DENIED, "box.attempt", expected, "%lld",
+                          (long long)o->box.attempt);
+    }
+    return streq(o->box.tee, tee) ? 0
+                                  : err_refuse(e, ERR_DENIED, "box.tee", tee, "%.60s", o->box.tee);
+}
+
 static int open_box(struct svc *s, struct opened *o, struct err *e)
 {
     _cleanup_free_ char *text = json_dumps(o->m.box, JSON_COMPACT);
@@ -33,6 +52,9 @@ static int open_box(struct svc *s, struct opened *o, struct err *e)
     if (jwe_decrypt(gate_of(s)->keys.seal, text, RESULT_BOX_MAX_BYTES, &plain, e) ||
         result_box_parse(BYTES(secret_cp(plain), secret_n(plain)), &o->box, e)) {
         return err_wrap(e, "result.box");
+    }
+    if (check_box_owner(o, e)) {
+        return -1;
     }
     if (!o->m.ok) {
         return 0;

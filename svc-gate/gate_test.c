@@ -426,6 +426,39 @@ static void test_box_for_another(void **state)
     assert_int_equal(F->n_decisions, 0);
 }
 
+/* Somebody with a CVM of his own puts another job's box and chunks, which the bus showed him, into
+ * the manifest of his own job. */
+static void test_box_of_another_job(void **state)
+{
+    struct job_case thief = fixture_job(F, JOB_OPTS(.nonce = "a-nonce-of-the-thief"));
+    struct worker_sealed victim = fixture_result(F, &job, RESULT_OPTS(.content = CSV));
+    struct worker_sealed own =
+        fixture_result(F, &thief, RESULT_OPTS(.content = CSV, .tee = F->stranger));
+    _cleanup_buf_ struct buf theirs = BUF_INIT(RESULT_MANIFEST_MAX_BYTES),
+                             mine = BUF_INIT(RESULT_MANIFEST_MAX_BYTES);
+    _cleanup_json_ json_t *from = NULL, *to = NULL;
+    _cleanup_free_ char *jws = NULL;
+    static const char *const moved[] = {"box", "chunks", "bytes", "sha256", "chunk_sha256"};
+
+    (void)state;
+    OK(result_manifest_peek(victim.manifest_jws, &theirs, e));
+    OK(result_manifest_peek(own.manifest_jws, &mine, e));
+    OK(json_parse("m", buf_bytes(&theirs), RESULT_MANIFEST_MAX_BYTES, &from, e));
+    OK(json_parse("m", buf_bytes(&mine), RESULT_MANIFEST_MAX_BYTES, &to, e));
+    for (size_t i = 0; i < ARRAY_LEN(moved); i++) {
+        json_object_set(to, moved[i], json_object_get(from, moved[i]));
+    }
+    OK(jws_sign_json(F->stranger, RESULT_MANIFEST_TYP, 0, to, &jws, e));
+    fixture_release(F, thief.spec->job_id, 1, F->stranger);
+    fixture_send_manifest(F, thief.spec->job_id, 1, jws);
+    fixture_send_chunks(F, thief.spec->job_id, 1, &victim);
+    expect_refusal(ERR_DENIED, "box.job", thief.spec->job_id, JOB);
+    assert_int_equal(F->n_decisions, 0);
+    worker_sealed_done(&victim);
+    worker_sealed_done(&own);
+    job_case_done(&thief);
+}
+
 /* ---- attempts -------------------------------------------------------------------------------- */
 
 static void test_old_attempt(void **state)
@@ -694,6 +727,7 @@ int main(void)
         T(test_sha_mismatch),
         T(test_result_too_large),
         T(test_box_for_another),
+        T(test_box_of_another_job),
         T(test_old_attempt),
         T(test_attempt_beyond_spec),
         T(test_undeclared_size),

@@ -23,16 +23,19 @@ static json_t *fingerprints_json(const struct worker_outcome *o)
 }
 
 /* Sealed to the gate. The text with the key in it is wiped. */
-static int make_box(const struct spec *spec, const struct jkey *gate, const struct secret *key,
-                    const struct worker_outcome *o, json_t **ret, struct err *e)
+static int make_box(const struct worker_launch *l, const struct jkey *tee, const struct jkey *gate,
+                    const struct secret *key, const struct worker_outcome *o, json_t **ret,
+                    struct err *e)
 {
     int ok = o->refusal.code == ERR_NONE;
     _cleanup_buf_ struct buf plain = BUF_INIT(RESULT_BOX_MAX_BYTES);
     _cleanup_free_ char *rest = NULL, *jwe = NULL;
     _cleanup_json_ json_t *j =
-        json_pack("{s:o,s:i,s:o,s:o,s:b}", "files", ok ? files_json(spec, o) : json_array(), "exit",
-                  o->exit_code, "refusal", ok ? json_null() : result_refusal_json(&o->refusal),
-                  "fingerprints", fingerprints_json(o), "limits_enforced", o->limits_enforced);
+        json_pack("{s:s,s:I,s:s,s:o,s:i,s:o,s:o,s:b}", "job", l->pb->job, "attempt",
+                  (json_int_t)l->pb->attempt, "tee", jkey_thumbprint(tee), "files",
+                  ok ? files_json(l->spec, o) : json_array(), "exit", o->exit_code, "refusal",
+                  ok ? json_null() : result_refusal_json(&o->refusal), "fingerprints",
+                  fingerprints_json(o), "limits_enforced", o->limits_enforced);
 
     if (!j) {
         return err_set(e, ERR_INTERNAL, "result: the box cannot be composed");
@@ -78,7 +81,7 @@ int worker_seal(const struct worker_launch *l, const struct jkey *tee, const str
     _cleanup_json_ json_t *box = NULL;
 
     if ((ok && result_seal(o->plain, &w.stream, &key, e)) ||
-        make_box(l->spec, gate, key, o, &box, e) ||
+        make_box(l, tee, gate, key, o, &box, e) ||
         make_manifest(l, tee, ear, ok, box, buf_bytes(&w.stream), &w.manifest_jws, e)) {
         worker_sealed_done(&w);
         return -1;
