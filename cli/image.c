@@ -6,12 +6,13 @@
 #include "cli/client.h"
 #include "cli/files.h"
 #include "cli/image_key.h"
+#include "cli/image_rewrap.h"
 #include "cli/layout.h"
 #include "cli/verbs.h"
 #include "common/fileio.h"
 
 /* coffer image keys, coffer image encrypt: skopeo does the work, with this program as its key
- * provider. */
+ * provider, or, where skopeo is too old for that, with the layers' keys wrapped anew. */
 
 const struct cli_opt opts_image_encrypt[] = {
     {"key-id", 'k', "ID", VALUE_TEXT, "the image key that wraps the layers' keys (required)", 0},
@@ -54,22 +55,24 @@ int verb_image_keys(struct cli *c, int argc, char **argv)
 struct encrypt {
     char *tmp;    /* a directory of its own */
     char *config; /* for OCICRYPT_KEYPROVIDER_CONFIG */
-    char *digest_file;
+    char *digest_file, *log, *pem;
     char *src, *dst, *key;
 };
 
 static void encrypt_done(struct encrypt *x)
 {
-    if (x->config) {
+    if (x->tmp) {
         unlink(x->config);
         unlink(x->digest_file);
-    }
-    if (x->tmp) {
+        unlink(x->log);
+        unlink(x->pem);
         rmdir(x->tmp);
     }
     free(x->tmp);
     free(x->config);
     free(x->digest_file);
+    free(x->log);
+    free(x->pem);
     free(x->src);
     free(x->dst);
     free(x->key);
@@ -121,6 +124,8 @@ static int prepare(struct cli *c, const char *src, const char *dst, const char *
     }
     x->config = xasprintf("%s/ocicrypt.json", tmp);
     x->digest_file = xasprintf("%s/digest", tmp);
+    x->log = xasprintf("%s/log", tmp);
+    x->pem = xasprintf("%s/recipient.pem", tmp);
     x->tmp = TAKE_PTR(tmp);
     x->src = with_transport(src);
     x->dst = with_transport(dst);
@@ -128,17 +133,33 @@ static int prepare(struct cli *c, const char *src, const char *dst, const char *
     return write_config(c, x, e);
 }
 
-static int run_skopeo(const struct encrypt *x, int verbose, struct err *e)
+/* Does not return. */
+static void exec_skopeo(const struct encrypt *x, const char *encryption_key)
 {
     char *const argv[] = {(char *)"skopeo",
                           (char *)"copy",
                           (char *)"--encryption-key",
-                          x->key,
+                          (char *)(uintptr_t)encryption_key,
                           (char *)"--digestfile",
                           x->digest_file,
                           x->src,
                           x->dst,
                           NULL};
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    int log = open(x->log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+    signal(SIGPIPE, SIG_DFL);
+    setenv("OCICRYPT_KEYPROVIDER_CONFIG", x->config, 1);
+    if (null >= 0 && log >= 0 && dup2(null, STDIN_FILENO) >= 0 && dup2(log, STDOUT_FILENO) >= 0 &&
+        dup2(log, STDERR_FILENO) >= 0) {
+        execvp("skopeo", argv);
+    }
+    _exit(errno == ENOENT ? 127 : 126);
+}
+
+/* What it said is in x->log. */
+static int run_skopeo(const struct encrypt *x, const char *encryption_key, struct err *e)
+{
     int status;
     pid_t pid = fork();
 
@@ -146,15 +167,7 @@ static int run_skopeo(const struct encrypt *x, int verbose, struct err *e)
         return err_errno(e, "cannot start skopeo");
     }
     if (pid == 0) {
-        signal(SIGPIPE, SIG_DFL);
-        setenv("OCICRYPT_KEYPROVIDER_CONFIG", x->config, 1);
-        int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-        if (null >= 0) {
-            dup2(null, STDIN_FILENO);
-            dup2(verbose ? STDERR_FILENO : null, STDOUT_FILENO);
-        }
-        execvp("skopeo", argv);
-        _exit(errno == ENOENT ? 127 : 126);
+        exec_skopeo(x, encryption_key);
     }
     while (waitpid(pid, &status, 0) < 0) {
         if (errno != EINTR) {
@@ -165,9 +178,76 @@ static int run_skopeo(const struct encrypt *x, int verbose, struct err *e)
         return err_set(e, ERR_NOT_FOUND, "skopeo is not installed");
     }
     if (!WIFEXITED(status) || WEXITSTATUS(status)) {
-        return err_set(e, ERR_IO, "skopeo failed; what it said is above");
+        _cleanup_buf_ struct buf log = BUF_INIT(65536);
+        (void)file_read(x->log, 65535, 0, &log, NULL);
+        while (log.n && log.p[log.n - 1] == '\n') {
+            log.p[--log.n] = 0;
+        }
+        return err_set(e, ERR_IO, "skopeo failed: %.400s",
+                       log.n ? (char *)log.p : "without a word");
     }
     return 0;
+}
+
+static int read_digest(const struct encrypt *x, char **ret, struct err *e)
+{
+    _cleanup_buf_ struct buf text = BUF_INIT(128);
+
+    if (file_read(x->digest_file, 127, 0, &text, e)) {
+        return -1;
+    }
+    if (text.n) {
+        text.p[strcspn((char *)text.p, "\n")] = '\0';
+    }
+    if (!text.n || !image_digest_valid((char *)text.p)) {
+        return err_set(e, ERR_INVALID, "skopeo wrote no digest");
+    }
+    *ret = xstrdup((char *)text.p);
+    return 0;
+}
+
+/* With a skopeo that has no key providers: cli/image_rewrap.h. */
+static int encrypt_and_rewrap(const struct encrypt *x, const struct image_key *k, char **ret_digest,
+                              struct err *e)
+{
+    _cleanup_free_ char *jwe = xasprintf("jwe:%s", x->pem), *dir = NULL, *tag = NULL;
+    json_t *private_jwk = NULL;
+
+    if (strncmp(x->dst, "oci:", 4) != 0) {
+        return err_set(e, ERR_UNSUPPORTED,
+                       "this skopeo has no key providers: expected an OCI layout (oci:PATH:TAG) to "
+                       "write to, found %s",
+                       x->dst);
+    }
+    int rc = image_recipient_new(x->pem, &private_jwk, e) || run_skopeo(x, jwe, e) ||
+             layout_split(x->dst, &dir, &tag, e) ||
+             image_rewrap(dir, tag, private_jwk, k->id, k->key, ret_digest, e);
+    json_decref(private_jwk);
+    return rc ? -1 : 0;
+}
+
+static int encrypt(struct cli *c, const struct encrypt *x, const struct image_key *k,
+                   char **ret_digest, struct err *e)
+{
+    if (c->verbose) {
+        cli_note(c,
+                 "OCICRYPT_KEYPROVIDER_CONFIG=<(echo '{\"key-providers\":{\"coffer\":{\"cmd\":"
+                 "{\"path\":\"coffer\",\"args\":[\"keyprovider\"]}}}}') \\\n"
+                 "  skopeo copy --encryption-key %s %s %s",
+                 x->key, x->src, x->dst);
+    }
+    if (run_skopeo(x, x->key, e) == 0) {
+        return read_digest(x, ret_digest, e);
+    }
+    /* ocicrypt 1.0's answer to "provider:". */
+    if (!strstr(e->msg, "protocol not recognized")) {
+        return -1;
+    }
+    err_clear(e);
+    if (c->verbose) {
+        cli_note(c, "this skopeo has no key providers: its layer keys are wrapped anew afterwards");
+    }
+    return encrypt_and_rewrap(x, k, ret_digest, e);
 }
 
 int verb_image_encrypt(struct cli *c, int argc, char **argv)
@@ -175,8 +255,7 @@ int verb_image_encrypt(struct cli *c, int argc, char **argv)
     struct err e = {0};
     _cleanup_(encrypt_done) struct encrypt x = {0};
     _cleanup_(image_key_done) struct image_key k = {0};
-    _cleanup_free_ char *dir = client_image_key_dir();
-    _cleanup_buf_ struct buf digest = BUF_INIT(128);
+    _cleanup_free_ char *dir = client_image_key_dir(), *digest = NULL;
     const char *id = cli_opt(c, "key-id");
     struct jkey *own;
 
@@ -186,34 +265,15 @@ int verb_image_encrypt(struct cli *c, int argc, char **argv)
         return cli_usage(c, "expected --key-id ID: the image key to wrap with");
     }
     if (client_identity(c, &own, &e) || image_key_load(dir, id, own, &k, &e) ||
-        prepare(c, argv[0], argv[1], id, &x, &e)) {
-        return cli_fail(c, &e);
-    }
-    if (c->verbose) {
-        cli_note(c,
-                 "OCICRYPT_KEYPROVIDER_CONFIG=<{\"key-providers\":{\"coffer\":{\"cmd\":{\"path\":"
-                 "\"coffer\",\"args\":[\"keyprovider\"]}}}}> \\\n"
-                 "  skopeo copy --encryption-key %s %s %s",
-                 x.key, x.src, x.dst);
-    }
-    if (run_skopeo(&x, c->verbose, &e)) {
-        if (e.code == ERR_NOT_FOUND) {
+        prepare(c, argv[0], argv[1], id, &x, &e) || encrypt(c, &x, &k, &digest, &e)) {
+        if (strstr(e.msg, "not installed")) {
             cli_hint(c, "apt-get install skopeo");
         }
         return cli_fail(c, &e);
     }
-    if (file_read(x.digest_file, 127, 0, &digest, &e)) {
-        return cli_fail(c, &e);
-    }
-    char *text = (char *)digest.p;
-    text[strcspn(text, "\n")] = '\0';
-    if (!image_digest_valid(text)) {
-        err_set(&e, ERR_INVALID, "skopeo wrote no digest");
-        return cli_fail(c, &e);
-    }
     if (c->json) {
-        return cli_json(c, json_pack("{s:s,s:s,s:s}", "digest", text, "image", x.dst, "key", id));
+        return cli_json(c, json_pack("{s:s,s:s,s:s}", "digest", digest, "image", x.dst, "key", id));
     }
-    cli_say(c, "%s", text);
+    cli_say(c, "%s", digest);
     return CLI_OK;
 }

@@ -235,9 +235,13 @@ static size_t distance(const char *a, const char *b)
 const char *cli_nearest(const char *typed, const char *const *names, size_t n)
 {
     const char *best = NULL;
-    size_t least = strlen(typed) / 2 + 1;
+    size_t n_typed = strlen(typed), least = n_typed / 2 + 1;
 
-    if (strlen(typed) > 64) {
+    /* Two letters swapped are two changes. */
+    if (n_typed == 3) {
+        least = 3;
+    }
+    if (n_typed > 64) {
         return NULL;
     }
     for (size_t i = 0; i < n; i++) {

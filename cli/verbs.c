@@ -28,10 +28,8 @@ const struct cli_opt cli_opt_data = {
 #define BUS_KEY (BUS | VERB_KEY)
 
 const struct verb cli_verbs[] = {
-#ifdef COFFER_HAVE_DEV
     {"dev", verb_dev, "start a whole stack of its own, in the foreground", "", 0, 0, VERB_PROFILE,
      opts_dev, help_dev, "coffer dev\ncoffer dev --data /tmp/coffer"},
-#endif
     {"keygen", verb_keygen, "make an identity key", "", 0, 0, VERB_JSON | VERB_KEY, opts_keygen,
      "Writes a private key (mode 0600) and its public half beside it (.pub), and prints the "
      "thumbprint: the name that grants and jobs know you by.",
