@@ -85,7 +85,6 @@ static const char *meaning(const char *state)
 static void say_history(struct cli *c, const struct history *h)
 {
     const char *state = "";
-    char took[32];
 
     cli_say(c, "  what happened");
     for (size_t i = 0; i < h->n; i++) {
@@ -94,7 +93,7 @@ static void say_history(struct cli *c, const struct history *h)
             continue;
         }
         state = ev->state;
-        cli_say(c, "    %8s  %-10s%s%s%s%s%s", duration_text(ev->at_ms - h->events[0]->at_ms, took),
+        cli_say(c, "  %9.3f s  %-10s%s%s%s%s%s", (double)(ev->at_ms - h->events[0]->at_ms) / 1000,
                 ev->state, ev->host[0] ? "  on " : "", ev->host, ev->detail[0] ? "  " : "",
                 ev->detail, ev->downgraded ? "  DOWNGRADED" : "");
         if (ev->reason && !ev->terminal) {

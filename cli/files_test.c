@@ -191,7 +191,7 @@ static void damage_is_found(void **state)
     assert_ran("dataset unseal flip.coffer --key dmg.jwk --out x", CLI_REFUSED, "",
                "does not open");
     b.p[b.n - 1] ^= 1;
-    assert_int_equal(file_replace("cut.coffer", BYTES(b.p, b.n - 12), 0644, NULL), 0);
+    assert_int_equal(file_replace("cut.coffer", BYTES(b.p, b.n - 40), 0644, NULL), 0);
     assert_ran("dataset unseal cut.coffer --key dmg.jwk --out x", CLI_COULD_NOT, "", "cut off");
     assert_ran("dataset inspect cut.coffer", CLI_COULD_NOT, "", "cut off");
     assert_ran("dataset inspect dmg", CLI_COULD_NOT, "", "not a sealed stream");

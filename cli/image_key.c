@@ -200,6 +200,9 @@ int verb_image_grant(struct cli *c, int argc, char **argv)
     struct jkey *own;
 
     (void)argc;
+    if (!secret_id_valid(argv[0])) {
+        return cli_usage(c, "expected an image key's id (name.26 digits), found \"%s\"", argv[0]);
+    }
     if (client_identity(c, &own, &e)) {
         return cli_fail(c, &e);
     }

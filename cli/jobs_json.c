@@ -94,6 +94,10 @@ void say_gate_view(struct cli *c, const Coffer__V1__HeldResult *h)
 {
     char size[32];
 
+    if (h->outcome == COFFER__V1__GATE_OUTCOME__GATE_FAILED) {
+        cli_say(c, "  gate      the workload failed: there was no output (attempt %u)", h->attempt);
+        return;
+    }
     cli_say(c, "  gate      %s, score %u of 100 (attempt %u)", outcome_text(h->outcome), h->score,
             h->attempt);
     for (size_t i = 0; i < h->n_reasons; i++) {
