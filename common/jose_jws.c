@@ -1,6 +1,7 @@
 #include "common/jose_int.h"
 
 #include <openssl/ec.h>
+#include <pthread.h>
 
 #define HEADER_MAX_BYTES 2048u
 #define TYP_MAX_BYTES 64u
@@ -56,10 +57,61 @@ static size_t der_integer(const uint8_t v[32], uint8_t *out)
     return n + 32 - skip;
 }
 
-/* 1 good, 0 not. r and s of zero or past the order are OpenSSL's to refuse. */
-static int es256_verify(const struct jkey *k, struct bytes in, const uint8_t sig[ES256_SIG_BYTES])
+/* Signatures that held, by SHA-256(key | digest of what is signed | signature). Whether a signature
+ * holds never changes, and the same ones come again: a grant with every job, an EAR and a spec in
+ * several messages. What does change (times, revocations, whom one trusts) is for the callers to
+ * check every time, and they do. */
+#define PROVEN_SETS 256
+#define PROVEN_WAYS 4
+
+struct proof {
+    uint8_t id[32];
+};
+
+static struct {
+    pthread_mutex_t mu;
+    struct proof v[PROVEN_SETS][PROVEN_WAYS]; /* of a set, the latest first */
+} proven = {.mu = PTHREAD_MUTEX_INITIALIZER};
+
+static int proof_make(const struct jkey *k, const uint8_t digest[32],
+                      const uint8_t sig[ES256_SIG_BYTES], struct proof *ret)
 {
-    uint8_t digest[32], der[DER_SIG_MAX_BYTES];
+    uint8_t in[2 * P256_B64_LEN + 32 + ES256_SIG_BYTES], *p = in;
+
+    memcpy(p, jkey_x(k), P256_B64_LEN);
+    memcpy(p += P256_B64_LEN, jkey_y(k), P256_B64_LEN);
+    memcpy(p += P256_B64_LEN, digest, 32);
+    memcpy(p + 32, sig, ES256_SIG_BYTES);
+    return EVP_Digest(in, sizeof(in), ret->id, NULL, jose_sha256(), NULL) == 1 ? 0 : -1;
+}
+
+static int proof_known(const struct proof *p)
+{
+    const struct proof *set = proven.v[p->id[0]];
+    int found = 0;
+
+    pthread_mutex_lock(&proven.mu);
+    for (int i = 0; i < PROVEN_WAYS && !found; i++) {
+        found = memcmp(set[i].id, p->id, sizeof(p->id)) == 0;
+    }
+    pthread_mutex_unlock(&proven.mu);
+    return found;
+}
+
+static void proof_remember(const struct proof *p)
+{
+    struct proof *set = proven.v[p->id[0]];
+
+    pthread_mutex_lock(&proven.mu);
+    memmove(set + 1, set, (PROVEN_WAYS - 1) * sizeof(*set));
+    set[0] = *p;
+    pthread_mutex_unlock(&proven.mu);
+}
+
+static int verify_digest(const struct jkey *k, const uint8_t digest[32],
+                         const uint8_t sig[ES256_SIG_BYTES])
+{
+    uint8_t der[DER_SIG_MAX_BYTES];
     size_t n = 2;
     _cleanup_pkey_ctx_ EVP_PKEY_CTX *ctx = EVP_PKEY_CTX_new_from_pkey(NULL, jkey_pkey(k), NULL);
 
@@ -67,9 +119,23 @@ static int es256_verify(const struct jkey *k, struct bytes in, const uint8_t sig
     n += der_integer(sig + 32, der + n);
     der[0] = 0x30;
     der[1] = (uint8_t)(n - 2);
-    int ok = ctx && EVP_Digest(in.p, in.n, digest, NULL, jose_sha256(), NULL) == 1 &&
-             EVP_PKEY_verify_init(ctx) == 1 &&
-             EVP_PKEY_verify(ctx, der, n, digest, sizeof(digest)) == 1;
+    return ctx && EVP_PKEY_verify_init(ctx) == 1 && EVP_PKEY_verify(ctx, der, n, digest, 32) == 1;
+}
+
+/* 1 good, 0 not. r and s of zero or past the order are OpenSSL's to refuse. */
+static int es256_verify(const struct jkey *k, struct bytes in, const uint8_t sig[ES256_SIG_BYTES])
+{
+    uint8_t digest[32];
+    struct proof p;
+    int ok = EVP_Digest(in.p, in.n, digest, NULL, jose_sha256(), NULL) == 1 &&
+             proof_make(k, digest, sig, &p) == 0;
+
+    if (ok && !proof_known(&p)) {
+        ok = verify_digest(k, digest, sig);
+        if (ok) {
+            proof_remember(&p);
+        }
+    }
     if (!ok) {
         openssl_forget_errors();
     }

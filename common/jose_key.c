@@ -4,6 +4,7 @@
 #include <openssl/err.h>
 #include <openssl/param_build.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "common/fileio.h"
 
@@ -11,7 +12,7 @@
 
 struct jkey {
     EVP_PKEY *pkey;
-    unsigned refs; /* one thread: not atomic */
+    atomic_uint refs; /* `known` shares keys between threads */
     int is_private;
     char x[P256_B64_LEN + 1];
     char y[P256_B64_LEN + 1];
@@ -226,38 +227,96 @@ static int check_pair(EVP_PKEY *k)
     return ctx && EVP_PKEY_private_check(ctx) == 1 && EVP_PKEY_pairwise_check(ctx) == 1 ? 0 : -1;
 }
 
+/* Public keys that were imported lately, by their point: parties come again and again, and a key is
+ * never changed once it is made. */
+#define KNOWN_KEYS 128
+
+static struct {
+    pthread_mutex_t mu;
+    struct known_key {
+        uint8_t point[65];
+        struct jkey *key;
+    } v[KNOWN_KEYS];
+} known = {.mu = PTHREAD_MUTEX_INITIALIZER};
+
+/* Coordinates look random, and who makes them collide only gets no use of this. */
+static struct known_key *known_place(const uint8_t point[65])
+{
+    return &known.v[(point[1] ^ point[33]) % KNOWN_KEYS];
+}
+
+static struct jkey *known_find(const uint8_t point[65])
+{
+    struct jkey *k = NULL;
+
+    pthread_mutex_lock(&known.mu);
+    const struct known_key *at = known_place(point);
+    if (at->key && memcmp(at->point, point, sizeof(at->point)) == 0) {
+        k = jkey_ref(at->key);
+    }
+    pthread_mutex_unlock(&known.mu);
+    return k;
+}
+
+static void known_add(const uint8_t point[65], struct jkey *k)
+{
+    pthread_mutex_lock(&known.mu);
+    struct known_key *at = known_place(point);
+    struct jkey *old = at->key;
+    memcpy(at->point, point, sizeof(at->point));
+    at->key = jkey_ref(k);
+    pthread_mutex_unlock(&known.mu);
+    jkey_free(old);
+}
+
+static int import_public(const uint8_t point[65], struct jkey **ret, struct err *e)
+{
+    struct jkey *k = known_find(point);
+
+    if (!k) {
+        EVP_PKEY *pkey = public_from_point(point);
+        if (!pkey) {
+            openssl_forget_errors();
+            return err_set(e, ERR_INVALID, "jwk: expected a point on P-256 in x and y");
+        }
+        if (wrap_key(pkey, point, 0, &k, e)) {
+            return -1;
+        }
+        known_add(point, k);
+    }
+    *ret = k;
+    return 0;
+}
+
 int jkey_from_jwk(const json_t *jwk, struct jkey **ret, struct err *e)
 {
     uint8_t point[65] = {4};
     uint8_t d[P256_BYTES];
-    int is_private;
     EVP_PKEY *pkey;
 
     if (expect_member(jwk, "kty", "EC", e) || expect_member(jwk, "crv", "P-256", e) ||
         get_32(jwk, "x", point + 1, e) || get_32(jwk, "y", point + 1 + P256_BYTES, e)) {
         return -1;
     }
-    is_private = json_object_get(jwk, "d") != NULL;
-    if (!is_private) {
-        pkey = public_from_point(point);
-    } else {
-        if (get_32(jwk, "d", d, e)) {
-            explicit_bzero(d, sizeof(d));
-            return -1;
-        }
-        pkey = private_from_parts(point, d);
-        explicit_bzero(d, sizeof(d));
+    if (!json_object_get(jwk, "d")) {
+        return import_public(point, ret, e);
     }
+    if (get_32(jwk, "d", d, e)) {
+        explicit_bzero(d, sizeof(d));
+        return -1;
+    }
+    pkey = private_from_parts(point, d);
+    explicit_bzero(d, sizeof(d));
     if (!pkey) {
         openssl_forget_errors();
         return err_set(e, ERR_INVALID, "jwk: expected a point on P-256 in x and y");
     }
-    if (is_private && check_pair(pkey)) {
+    if (check_pair(pkey)) {
         EVP_PKEY_free(pkey);
         openssl_forget_errors();
         return err_set(e, ERR_INVALID, "jwk.d: expected the private key of x and y");
     }
-    return wrap_key(pkey, point, is_private, ret, e);
+    return wrap_key(pkey, point, 1, ret, e);
 }
 
 json_t *jkey_public_jwk(const struct jkey *k)
@@ -400,13 +459,13 @@ int jkey_write_public(const char *path, const struct jkey *k, struct err *e)
 
 struct jkey *jkey_ref(struct jkey *k)
 {
-    k->refs++;
+    atomic_fetch_add_explicit(&k->refs, 1, memory_order_relaxed);
     return k;
 }
 
 void jkey_free(struct jkey *k)
 {
-    if (!k || --k->refs) {
+    if (!k || atomic_fetch_sub_explicit(&k->refs, 1, memory_order_acq_rel) != 1) {
         return;
     }
     EVP_PKEY_free(k->pkey); /* clears the private part */

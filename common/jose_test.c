@@ -623,9 +623,62 @@ static void jwe_sizes_and_keys_are_checked(void **state _unused_)
     assert_null(out);
 }
 
+/* What verified once is remembered; that must not vouch for anything else. */
+static void a_good_signature_vouches_for_itself_only(void **state _unused_)
+{
+    _cleanup_jkey_ struct jkey *k = NULL, *other = NULL;
+    _cleanup_free_ char *jws = NULL, *second = NULL;
+    struct err e = {0};
+
+    assert_int_equal(jkey_generate(&k, &e), 0);
+    assert_int_equal(jkey_generate(&other, &e), 0);
+    assert_int_equal(jws_sign(k, "t", 0, BYTES_STR("one"), &jws, &e), 0);
+    assert_int_equal(jws_sign(k, "t", 0, BYTES_STR("two"), &second, &e), 0);
+    for (int i = 0; i < 3; i++) {
+        _cleanup_buf_ struct buf out = BUF_INIT(64);
+        assert_int_equal(jws_verify(jws, k, "t", 4096, &out, &e), 0);
+        assert_string_equal((char *)out.p, "one");
+        assert_int_equal(jws_verify(jws, other, "t", 4096, &out, &e), -1);
+        assert_int_equal(e.code, ERR_BAD_SIGNATURE);
+        assert_int_equal(jws_verify(jws, k, "u", 4096, &out, &e), -1);
+        /* The signature of the one on the text of the other. */
+        _cleanup_free_ char *mixed =
+            xasprintf("%.*s%s", (int)(strrchr(second, '.') - second), second, strrchr(jws, '.'));
+        assert_int_equal(jws_verify(mixed, k, "t", 4096, &out, &e), -1);
+        assert_int_equal(e.code, ERR_BAD_SIGNATURE);
+        for (size_t at = strlen(jws) - 86; at < strlen(jws) - 1; at += 17) {
+            _cleanup_free_ char *bent = xstrdup(jws);
+            bent[at] = bent[at] == 'A' ? 'B' : 'A';
+            assert_int_equal(jws_verify(bent, k, "t", 4096, &out, &e), -1);
+        }
+    }
+}
+
+static void an_imported_key_is_the_same_key_again(void **state _unused_)
+{
+    _cleanup_jkey_ struct jkey *k = NULL, *a = NULL, *b = NULL;
+    struct err e = {0};
+
+    assert_int_equal(jkey_generate(&k, &e), 0);
+    _cleanup_json_ json_t *j = jkey_public_jwk(k);
+    assert_int_equal(jkey_from_jwk(j, &a, &e), 0);
+    assert_int_equal(jkey_from_jwk(j, &b, &e), 0);
+    assert_false(jkey_is_private(a));
+    assert_string_equal(jkey_thumbprint(a), jkey_thumbprint(k));
+    assert_string_equal(jkey_thumbprint(b), jkey_thumbprint(k));
+    jkey_free(TAKE_PTR(a));
+    assert_string_equal(jkey_thumbprint(b), jkey_thumbprint(k));
+    /* One coordinate of it with another one is no point. */
+    json_object_set(j, "y", json_object_get(j, "x"));
+    assert_int_equal(jkey_from_jwk(j, &a, &e), -1);
+    assert_int_equal(e.code, ERR_INVALID);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_good_signature_vouches_for_itself_only),
+        cmocka_unit_test(an_imported_key_is_the_same_key_again),
         cmocka_unit_test(keys_have_their_thumbprint_and_public_form),
         cmocka_unit_test(generated_keys_differ_and_come_back),
         cmocka_unit_test(bad_keys_are_refused),

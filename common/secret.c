@@ -2,24 +2,110 @@
 
 #include <errno.h>
 #include <openssl/crypto.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 
 #include "common/fileio.h"
 
+#define SPARE_MAX 64 /* pages */
+
 struct secret {
     uint8_t *p;
     size_t n;
     size_t mapped_bytes;
+    int locked;
 };
+
+/* Locked pages of secrets that are gone, wiped: making, locking and unmapping a page costs more
+ * than most of what is done with a secret in it. Never those of a parent process: locks are not
+ * inherited. */
+static struct {
+    pthread_mutex_t mu;
+    uint8_t *v[SPARE_MAX];
+    size_t n;
+} spare = {.mu = PTHREAD_MUTEX_INITIALIZER};
+
+static size_t page_bytes(void)
+{
+    static size_t page;
+
+    if (!page) {
+        page = (size_t)sysconf(_SC_PAGESIZE);
+    }
+    return page;
+}
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&spare.mu);
+}
+
+static void after_fork_in_parent(void)
+{
+    pthread_mutex_unlock(&spare.mu);
+}
+
+static void after_fork_in_child(void)
+{
+    for (size_t i = 0; i < spare.n; i++) {
+        munmap(spare.v[i], page_bytes());
+    }
+    spare.n = 0;
+    pthread_mutex_unlock(&spare.mu);
+}
+
+static void watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+static uint8_t *spare_take(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    uint8_t *p = NULL;
+
+    pthread_once(&once, watch_forks);
+    pthread_mutex_lock(&spare.mu);
+    if (spare.n) {
+        p = spare.v[--spare.n];
+    }
+    pthread_mutex_unlock(&spare.mu);
+    return p;
+}
+
+static int spare_give(uint8_t *p)
+{
+    pthread_mutex_lock(&spare.mu);
+    int taken = spare.n < SPARE_MAX;
+    if (taken) {
+        spare.v[spare.n++] = p;
+    }
+    pthread_mutex_unlock(&spare.mu);
+    return taken;
+}
+
+static void map(struct secret *s)
+{
+    void *p =
+        mmap(NULL, s->mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (p == MAP_FAILED) {
+        fputs("out of memory\n", stderr);
+        abort();
+    }
+    s->p = p;
+    /* Best effort: RLIMIT_MEMLOCK may be small, and a service must work without swap control. */
+    s->locked = mlock(p, s->mapped_bytes) == 0;
+    (void)madvise(p, s->mapped_bytes, MADV_DONTDUMP);
+}
 
 /* Pages of their own: locking and dump exclusion work on whole pages, and unlocking one secret must
  * not unlock a neighbour. */
 struct secret *secret_new(size_t n)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t page = page_bytes();
     struct secret *s;
-    void *p;
 
     if (n < 1 || n > SECRET_MAX_BYTES) {
         fputs("secret_new: size out of bounds\n", stderr);
@@ -28,15 +114,11 @@ struct secret *secret_new(size_t n)
     s = xcalloc(1, sizeof(*s));
     s->n = n;
     s->mapped_bytes = (n + page - 1) / page * page;
-    p = mmap(NULL, s->mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) {
-        fputs("out of memory\n", stderr);
-        abort();
+    s->p = s->mapped_bytes == page ? spare_take() : NULL;
+    s->locked = s->p != NULL;
+    if (!s->p) {
+        map(s);
     }
-    s->p = p;
-    /* Best effort: RLIMIT_MEMLOCK may be small, and a service must work without swap control. */
-    (void)mlock(p, s->mapped_bytes);
-    (void)madvise(p, s->mapped_bytes, MADV_DONTDUMP);
     return s;
 }
 
@@ -103,7 +185,9 @@ void secret_free(struct secret *s)
         return;
     }
     explicit_bzero(s->p, s->mapped_bytes);
-    munmap(s->p, s->mapped_bytes);
+    if (!s->locked || s->mapped_bytes != page_bytes() || !spare_give(s->p)) {
+        munmap(s->p, s->mapped_bytes);
+    }
     free(s);
 }
 

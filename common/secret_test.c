@@ -1,10 +1,12 @@
 #include "common/secret.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -43,6 +45,42 @@ static void starts_as_zeros_and_copies(void **state _unused_)
     assert_int_equal(secret_n(c), 3);
     assert_memory_equal(secret_p(c), "abc", 3);
     secret_free(NULL);
+}
+
+static void pages_come_back_wiped(void **state _unused_)
+{
+    for (int i = 0; i < 200; i++) {
+        struct secret *s = secret_new(100);
+        for (size_t k = 0; k < 100; k++) {
+            assert_int_equal(secret_cp(s)[k], 0);
+        }
+        memset(secret_p(s), 0xff, 100);
+        secret_free(s);
+    }
+}
+
+/* Locks are not inherited: a child must not get a page that its parent had locked. */
+static void a_child_makes_pages_of_its_own(void **state _unused_)
+{
+    struct secret *s = secret_from("parent", 6);
+    const uint8_t *page = secret_cp(s);
+    int status;
+
+    secret_free(s);
+    pid_t pid = fork();
+    if (pid == 0) {
+        unsigned char resident;
+        /* The spare page is gone from the child. */
+        int gone = mincore((void *)(uintptr_t)page, 1, &resident) != 0 && errno == ENOMEM;
+        struct secret *own = secret_from("child", 5);
+        _exit(gone && memcmp(secret_cp(own), "child", 5) == 0 ? 0 : 1);
+    }
+    assert_true(pid > 0);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    s = secret_from("again", 5);
+    assert_memory_equal(secret_cp(s), "again", 5);
+    secret_free(s);
 }
 
 static void random_secrets_differ(void **state _unused_)
@@ -238,6 +276,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(starts_as_zeros_and_copies),
+        cmocka_unit_test(pages_come_back_wiped),
+        cmocka_unit_test(a_child_makes_pages_of_its_own),
         cmocka_unit_test(random_secrets_differ),
         cmocka_unit_test(equality_needs_size_and_every_byte),
         cmocka_unit_test(pages_stay_out_of_core_dumps),
