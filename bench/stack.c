@@ -109,12 +109,18 @@ static void spawn_role(struct stack *s, enum role r)
     _cleanup_free_ char *log = xasprintf("%s/%s.log", s->dir, roles[r].data);
     _cleanup_free_ char *nats = stack_path(s, "nats");
     _cleanup_free_ char *seed = natsconf_seed_path(nats, roles[r].service, BENCH_HOST);
-    _cleanup_free_ char *program =
-        roles[r].program ? xasprintf("%s/%s", s->bin, roles[r].program) : xstrdup("/proc/self/exe");
-    char *argv[16];
+    _cleanup_free_ char *program = roles[r].program ? xasprintf("%s/%s", s->bin, roles[r].program)
+                                                    : realpath("/proc/self/exe", NULL);
+    const char *callgrind = getenv("COFFER_BENCH_CALLGRIND"); /* a directory for its files */
+    char *argv[20];
     size_t n = 0;
 
-    argv[n++] = program;
+    if (callgrind) {
+        argv[n++] = xstrdup("valgrind");
+        argv[n++] = xstrdup("--tool=callgrind");
+        argv[n++] = xasprintf("--callgrind-out-file=%s/callgrind.%s", callgrind, role_name(r));
+    }
+    argv[n++] = xstrdup(program);
     if (r == ROLE_HOST) {
         argv[n++] = xstrdup("host-process");
         argv[n++] = xasprintf("--store=%s/store", s->dir);
@@ -133,9 +139,9 @@ static void spawn_role(struct stack *s, enum role r)
     }
     argv[n] = NULL;
     set_counting(s, r);
-    s->role[r] = spawn(program, argv, log);
+    s->role[r] = spawn(callgrind ? "/usr/bin/valgrind" : program, argv, log);
     unsetenv("LD_PRELOAD");
-    for (size_t i = 1; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         free(argv[i]);
     }
 }

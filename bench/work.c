@@ -21,7 +21,7 @@ static void command(struct bus *b, json_t *payload, const struct jkey *by)
     MUST(jws_sign_json(by, OWNER_JWS_TYP, 1, payload, &jws, e));
     json_decref(payload);
     c.command_jws = jws;
-    for (int tries = 0; tries < 50 && !r; tries++) { /* the KBS may still be starting */
+    for (int tries = 0; tries < 600 && !r; tries++) { /* the KBS may still be starting */
         struct err e = {0};
         if (bus_request(b, SUBJ_OWNER_COMMAND, "", &c.base, 5000, &r, &e) < 0) {
             r = NULL;

@@ -1,6 +1,7 @@
 /* The connection: nats.c in event-loop mode on libev, made anew by us when it is lost. */
 #include "common/bus_int.h"
 
+#include <sys/socket.h>
 #include <poll.h>
 
 #include "common/nkey.h"
@@ -135,8 +136,8 @@ static natsStatus on_detach(void *user_data)
     return NATS_OK;
 }
 
-/* The library's callback thread. It must not read the connection's error text, which the loop's thread
- * may be writing; it only says that there is one. */
+/* The library's callback thread. It must not read the connection's error text, which the loop's
+ * thread may be writing; it only says that there is one. */
 static void on_error(natsConnection *nc, natsSubscription *sub, natsStatus err, void *closure)
 {
     struct link *l = closure;
@@ -265,6 +266,25 @@ static void on_retry(struct ev_loop *loop, ev_timer *w, int events)
     conn_open(w->data);
 }
 
+/* Closing a connection, nats.c first waits half a second for the server's PONG, which only this
+ * loop could read. When nothing is unsent there is nothing to wait for: it is told that the server
+ * has nothing more to say. */
+static void close_at_once(struct bus *b)
+{
+    if (!b->nc || !b->link || natsConnection_Buffered(b->nc) != 0) {
+        return;
+    }
+    pthread_mutex_lock(&b->link->mu);
+    int fd = b->link->dead ? -1 : b->link->fd;
+    pthread_mutex_unlock(&b->link->mu);
+    if (fd < 0 || shutdown(fd, SHUT_RD) < 0) {
+        return;
+    }
+    for (int i = 0; i < READS_PER_TURN && !natsConnection_IsClosed(b->nc); i++) {
+        natsConnection_ProcessReadEvent(b->nc);
+    }
+}
+
 /* Destroys what there is of the connection; subscriptions stay listed. */
 static void conn_destroy(struct bus *b)
 {
@@ -273,6 +293,7 @@ static void conn_destroy(struct bus *b)
         natsSubscription_Destroy(b->subs[i].s);
         b->subs[i].s = NULL;
     }
+    close_at_once(b);
     natsConnection *nc = TAKE_PTR(b->nc);
     natsConnection_Destroy(nc);
     if (b->link) {
@@ -370,8 +391,20 @@ void conn_open(struct bus *b)
     bus_event(b, BUS_CONNECTED, NULL);
 }
 
+/* nats.c trusts the system's CAs beside the one it is given. Nobody but the trusted domain's own CA
+ * may vouch for its server, and reading some hundred certificates at each connection takes longer
+ * than the rest of it. OpenSSL looks at these variables only for those defaults. */
+static void forget_system_cas(void)
+{
+    setenv("SSL_CERT_FILE", "/dev/null", 1);
+    setenv("SSL_CERT_DIR", "/dev/null", 1);
+}
+
 void conn_init(struct bus *b)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, forget_system_cas);
     b->owner = pthread_self();
     b->backoff_s = BACKOFF_MIN_S;
     ev_io_init(&b->io, on_io, -1, EV_READ);
