@@ -1,3 +1,4 @@
+#include <openssl/evp.h>
 #include <stdint.h>
 
 #include "common/engine_int.h"
@@ -28,6 +29,7 @@ static const char sql_inbox_state[] = "SELECT current, since_ms FROM inbox_state
 #define BACKOFF_FIRST_MS 200
 #define BACKOFF_MAX_MS 30000
 #define DEAD_PAYLOAD_MAX_BYTES 65536u
+#define INBOX_KEY_BYTES 456
 
 /* ---- opening and closing --------------------------------------------------------------------- */
 
@@ -232,13 +234,29 @@ static void take_traceparent(struct effects *fx, const char *tp)
     }
 }
 
+/* The sender chooses the id, and others may be allowed to send on the same subject: an id alone
+ * would let any of them have another's message taken for a duplicate. So the same message is the
+ * same id and the same bytes. */
+static int inbox_key(const struct msg *m, char ret[INBOX_KEY_BYTES], struct err *e)
+{
+    uint8_t digest[32];
+
+    if (EVP_Digest(m->payload.n ? (const void *)m->payload.p : "", m->payload.n, digest, NULL,
+                   EVP_sha256(), NULL) != 1) {
+        return err_set(e, ERR_INTERNAL, "cannot hash a message");
+    }
+    _cleanup_free_ char *hex = hex_encode(digest, 16);
+    snprintf(ret, INBOX_KEY_BYTES, "%d:%s:%.400s", (int)m->subject, hex, m->msg_id);
+    return 0;
+}
+
 int engine_handle(struct engine *g, const struct msg *m, enum disposition *ret, int *ret_delay_ms,
                   struct err *why, struct err *e)
 {
     struct err local = {0};
     size_t out_mark = g->fx.out.n, action_mark = g->fx.actions.n;
     int keyed = m->msg_id && m->msg_id[0];
-    char key[420];
+    char key[INBOX_KEY_BYTES];
     int seen = 0;
 
     why = why ? why : &local;
@@ -248,8 +266,7 @@ int engine_handle(struct engine *g, const struct msg *m, enum disposition *ret, 
     g->svc.now_ms = g->clock(g->clock_arg);
     take_traceparent(&g->fx, m->traceparent);
     if (keyed) {
-        snprintf(key, sizeof(key), "%d:%.400s", (int)m->subject, m->msg_id);
-        if (inbox_seen(g, key, &seen, e) < 0) {
+        if (inbox_key(m, key, e) < 0 || inbox_seen(g, key, &seen, e) < 0) {
             return -1;
         }
         if (seen) {

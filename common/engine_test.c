@@ -199,6 +199,32 @@ static void test_duplicate_is_handled_once_even_after_a_restart(void **state)
     engine_close(g);
 }
 
+/* Ids are the senders' choice, and many may send on one subject. */
+static void test_an_id_of_another_message_suppresses_nothing(void **state)
+{
+    struct engine *g = reopen();
+    struct msg forged = {.subject = SUBJ_EVIDENCE_SUBMIT,
+                         .key = "",
+                         .payload = BYTES_STR("anything that is taken"),
+                         .msg_id = "victim",
+                         .reply_to = "",
+                         .traceparent = "",
+                         .deliveries = 1};
+    enum disposition d;
+    int delay;
+
+    (void)state;
+    assert_int_equal(0, engine_begin(g, NULL));
+    assert_int_equal(0, engine_handle(g, &forged, &d, &delay, NULL, NULL));
+    assert_int_equal(1, counter(g));
+    assert_int_equal(DISP_ACK, deliver(g, SUBJ_EVIDENCE_SUBMIT, "victim", 1, "", NULL));
+    assert_int_equal(2, counter(g));
+    assert_int_equal(DISP_ACK, deliver(g, SUBJ_EVIDENCE_SUBMIT, "victim", 2, "", NULL));
+    assert_int_equal(2, counter(g));
+    assert_int_equal(0, engine_commit(g, NULL));
+    engine_close(g);
+}
+
 static void test_inbox_forgets_only_after_a_whole_period(void **state)
 {
     struct engine *g = reopen();
@@ -482,6 +508,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_effects_leave_only_after_commit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_duplicate_is_handled_once_even_after_a_restart, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_an_id_of_another_message_suppresses_nothing, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_inbox_forgets_only_after_a_whole_period, setup,
                                         teardown),
