@@ -1,8 +1,8 @@
 /* The connection: nats.c in event-loop mode on libev, made anew by us when it is lost. */
 #include "common/bus_int.h"
 
-#include <sys/socket.h>
 #include <poll.h>
+#include <sys/socket.h>
 
 #include "common/nkey.h"
 
@@ -271,7 +271,11 @@ static void on_retry(struct ev_loop *loop, ev_timer *w, int events)
  * has nothing more to say. */
 static void close_at_once(struct bus *b)
 {
-    if (!b->nc || !b->link || natsConnection_Buffered(b->nc) != 0) {
+    if (!b->nc || !b->link || natsConnection_IsClosed(b->nc)) {
+        return;
+    }
+    natsConnection_ProcessWriteEvent(b->nc);
+    if (natsConnection_Buffered(b->nc) > 0) {
         return;
     }
     pthread_mutex_lock(&b->link->mu);
