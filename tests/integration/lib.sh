@@ -48,7 +48,7 @@ cleanup() {
     fi
     if [ "$status" -ne 0 ] && [ -e "$DEV_LOG" ]; then
         echo "--- the last lines of the stack's log" >&2
-        tail -n "${COFFER_TEST_LOG_LINES:-60}" "$DEV_LOG" | cut -c1-400 >&2
+        grep -av 'shell.st' "$DEV_LOG" | tail -n "${COFFER_TEST_LOG_LINES:-60}" | cut -c1-400 >&2
     fi
     if [ -n "${COFFER_TEST_KEEP:-}" ]; then
         echo "kept: $WORK" >&2
@@ -66,7 +66,7 @@ start_dev() {
     local fifo="$WORK/ready"
     rm -f "$fifo"
     mkfifo "$fifo"
-    coffer dev --data "$DATA" --ready-fd 9 "$@" 9>"$fifo" >"$WORK/dev.out" 2>>"$DEV_LOG" &
+    coffer dev ${DEV_DATA:+--data "$DEV_DATA"} --ready-fd 9 "$@" 9>"$fifo" >"$WORK/dev.out" 2>>"$DEV_LOG" &
     DEV_PID=$!
     local line=
     read -r -t 60 line <"$fifo" || true
@@ -163,8 +163,12 @@ set_up_admissions() {
 
 # ---- jobs ----------------------------------------------------------------------------------------
 
-# job FILE: a spec on standard output; variables: ARGS (a JSON list), EXTRA (more YAML), DATASETS.
+# A spec on standard output. Variables that change it: ARGS (a JSON list), DATASETS, FILES, TEE (flow
+# YAML), GATE (a line), TIMEOUT, ATTEMPTS, JOB_NAME, JOB_IMAGE, JOB_IMAGE_KEY.
 job_yaml() {
+    local files='[{path: by-group.csv, type: text/csv}]' args='["/bin/analyse"]'
+    local tee='{mode: required, types: [sample]}'
+    local datasets="[{id: \"$DATASET\", mount: /data/admissions}]"
     cat <<YAML
 apiVersion: coffer/v1
 kind: Job
@@ -172,17 +176,16 @@ metadata: {name: ${JOB_NAME:-$NAME}}
 workload:
   image: ${JOB_IMAGE:-$IMAGE}
   imageKeys: ["${JOB_IMAGE_KEY:-$IMAGE_KEY}"]
-  args: ${ARGS:-["/bin/analyse"]}
-${DATASETS:-datasets:
-  - {id: "$DATASET", mount: /data/admissions}}
-tee: ${TEE:-"{mode: required, types: [sample]}"}
+  args: ${ARGS:-$args}
+datasets: ${DATASETS:-$datasets}
+tee: ${TEE:-$tee}
 resources: {cpu: 500m, memory: 64MiB, pids: 32, tmp: 16MiB}
 timeout: ${TIMEOUT:-60s}
 attempts: ${ATTEMPTS:-1}
 output:
   path: /output
   maxBytes: 256KiB
-  files: ${FILES:-[{path: by-group.csv, type: text/csv}]}
+  files: ${FILES:-$files}
 ${GATE:-}
 YAML
 }
@@ -222,7 +225,7 @@ wait_state() {
 # The job's events: numbered from 1 without a gap, one terminal, and that the last.
 assert_events() {
     coffer events "$1" --json >"$WORK/events.json"
-    jq -se '[.[] | if type == "array" then .[] else . end]
+    jq -e '.events
         | (map(.seq) == [range(1; length + 1)])
           and ((map(select(.terminal)) | length) == 1) and (last.terminal)' \
         "$WORK/events.json" >/dev/null || {
