@@ -55,17 +55,27 @@ static int copy_file(const char *from, const char *to, struct err *e)
     return n < 0 ? err_errno(e, "cannot read %s", from) : outfile_commit(&out, 1, e);
 }
 
-/* A hard link where possible; what is there already is the same thing under the same digest or id.
- */
-static int link_or_copy(const char *from, const char *to, struct err *e)
+/* A hard link where possible. It replaces what is there, which may be broken, in one step; adding
+ * the store's own file again changes nothing. */
+static int place(const char *from, const char *to, struct err *e)
 {
+    _cleanup_free_ char *temp = xasprintf("%s.%ld.part", to, (long)getpid());
+
     if (make_parents(to, e)) {
         return -1;
     }
-    if (link(from, to) == 0 || errno == EEXIST) {
-        return 0;
+    (void)unlink(temp);
+    if (linkat(AT_FDCWD, from, AT_FDCWD, temp, AT_SYMLINK_FOLLOW) && copy_file(from, temp, e)) {
+        return -1;
     }
-    return copy_file(from, to, e);
+    if (rename(temp, to)) {
+        err_errno(e, "cannot write %s", to);
+        (void)unlink(temp);
+        return -1;
+    }
+    /* Two names of one file: rename leaves both. */
+    (void)unlink(temp);
+    return 0;
 }
 
 /* ---- add ------------------------------------------------------------------------------------- */
@@ -83,11 +93,7 @@ static int add_dataset(const char *store, const char *path, json_t *added, struc
         return err_wrap(e, "%s", path);
     }
     _cleanup_free_ char *to = xasprintf("%s/datasets/%s.coffer", store, h.id);
-    /* The id covers the header only: a file that is there may be an older, broken one. */
-    if (unlink(to) && errno != ENOENT) {
-        return err_errno(e, "cannot replace %s", to);
-    }
-    if (link_or_copy(path, to, e)) {
+    if (place(path, to, e)) {
         return -1;
     }
     json_array_append_new(added, json_pack("{s:s,s:s,s:I}", "kind", "dataset", "id", h.id, "bytes",
@@ -130,7 +136,7 @@ static int add_image(const char *store, const char *arg, int allow_plain, json_t
     for (size_t i = 0; i < info.blobs.n; i++) {
         _cleanup_free_ char *from = xasprintf("%s/blobs/sha256/%s", dir, info.blobs.v[i] + 7);
         _cleanup_free_ char *to = xasprintf("%s/blobs/sha256/%s", store, info.blobs.v[i] + 7);
-        if (layout_blob_check(dir, info.blobs.v[i], NULL, e) || link_or_copy(from, to, e)) {
+        if (layout_blob_check(dir, info.blobs.v[i], NULL, e) || place(from, to, e)) {
             return -1;
         }
     }

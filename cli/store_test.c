@@ -125,8 +125,11 @@ static void images_go_into_the_store(void **state)
 
     (void)state;
     assert_ran("store add im:x --store st1", CLI_OK, digest, "");
-    assert_ran("store add im:x --store st1", CLI_OK, digest, ""); /* again is fine */
-    assert_int_equal(access(blob, F_OK), 0);
+    /* Again is fine, and repairs what is broken. */
+    assert_int_equal(unlink(blob), 0);
+    put_file(blob, "broken");
+    assert_ran("store add im:x --store st1", CLI_OK, digest, "");
+    assert_int_equal(layout_blob_check("st1", digest, NULL, NULL), 0);
     assert_ran("store ls --store st1", CLI_OK, digest, "");
     assert_ran(rm, CLI_OK, "removed", "");
     assert_int_equal(access(blob, F_OK), -1);
@@ -190,6 +193,11 @@ static void datasets_go_into_the_store(void **state)
     _cleanup_free_ char *path = xasprintf("st5/datasets/%s.coffer", r.out);
     _cleanup_free_ char *rm = xasprintf("store rm --store st5 %s", r.out);
     assert_ran("store add ds.coffer --store st5", CLI_OK, r.out, "");
+    assert_int_equal(access(path, F_OK), 0);
+    /* The store's own file, by its own name. */
+    _cleanup_free_ char *again = xasprintf("store add %s --store st5", path);
+    assert_int_equal(unlink("ds.coffer"), 0);
+    assert_ran(again, CLI_OK, r.out, "");
     assert_int_equal(access(path, F_OK), 0);
     assert_ran("store ls --store st5 --json", CLI_OK, r.out, "");
     assert_ran(rm, CLI_OK, "removed", "");
