@@ -440,14 +440,40 @@ static void test_repeats_and_deadline(void **state)
         .db_path = ":memory:", .clock = fixture_clock, .clock_arg = &W->f, .config = W->config};
     OK(engine_open(&worker_service, &o, &W->w, e));
     start_and_attest();
-    _cleanup_free_ char *first = xasprintf("%s.1.evidence.1", W->job.spec->job_id);
-    _cleanup_free_ char *second = xasprintf("%s.1.evidence.2", W->job.spec->job_id);
-    assert_string_equal(W->evidence_id, first);
+    _cleanup_free_ char *prefix = xasprintf("%s.1.evidence.", W->job.spec->job_id);
+    size_t n = strlen(prefix);
+    _cleanup_free_ char *first = xstrdup(W->evidence_id);
+    assert_int_equal(strncmp(first, prefix, n), 0);
+    assert_int_equal(strspn(first + n, "0123456789abcdef"), 16); /* nobody else can know it */
+    assert_string_equal(first + n + 16, ".1");
     tick(FIXTURE_NOW_MS + 10000);
-    assert_string_equal(W->evidence_id, second);
+    assert_int_equal(strncmp(W->evidence_id, first, n + 16), 0);
+    assert_string_equal(W->evidence_id + n + 16, ".2");
     tick(FIXTURE_NOW_MS + 60000);
     assert_int_equal(worker_state(engine_svc(W->w)), EX_REFUSED);
     assert_string_equal(worker_refusal(engine_svc(W->w))->clause, "worker.deadline");
+}
+
+/* The launch configuration, with the seed in it, comes on standard input. What the runner has, the
+ * processes of the sandbox would have. */
+static void test_runner_has_no_launch_configuration(void **state)
+{
+    _cleanup_(runner_freep) struct runner *r = NULL;
+    char path[64], line[64] = "", link[64] = "";
+
+    (void)state;
+    OK(runner_spawn(W->launch, &r, e));
+    snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
+    _cleanup_fclose_ FILE *f = fopen(path, "re");
+    assert_non_null(f);
+    assert_non_null(fgets(line, sizeof(line), f));
+    snprintf(path, sizeof(path), "/proc/%d/fd/0", atoi(line));
+    for (int i = 0; i < 500 && !streq(link, "/dev/null"); i++) {
+        ssize_t n = readlink(path, link, sizeof(link) - 1);
+        link[n > 0 ? n : 0] = '\0';
+        usleep(10000);
+    }
+    assert_string_equal(link, "/dev/null");
 }
 
 static void expect_launch(struct bytes in, int allow, enum err_code code, const char *clause)
@@ -526,10 +552,19 @@ static void test_states(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_whole_way),       T(test_tampered_chunk),    T(test_tampered_end),
-        T(test_truncated),       T(test_no_dataset),        T(test_bad_releases_change_nothing),
-        T(test_refused_release), T(test_refused_challenge), T(test_repeats_and_deadline),
-        T(test_launch),          T(test_runner_dies),       T(test_states),
+        T(test_whole_way),
+        T(test_tampered_chunk),
+        T(test_tampered_end),
+        T(test_truncated),
+        T(test_no_dataset),
+        T(test_bad_releases_change_nothing),
+        T(test_refused_release),
+        T(test_refused_challenge),
+        T(test_repeats_and_deadline),
+        T(test_runner_has_no_launch_configuration),
+        T(test_launch),
+        T(test_runner_dies),
+        T(test_states),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

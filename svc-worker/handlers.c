@@ -3,11 +3,15 @@
 #include "svc-worker/worker.h"
 
 #define NONCE_BYTES 32u
+#define SENDER_BYTES 8
 
 struct worker {
     const struct worker_launch *launch; /* borrowed */
     enum exec_state state;
     struct jkey *tee;
+    /* Part of every message id: all workers share one bus user, and the server drops what comes
+     * with an id that it has just seen, whoever sent that. This one nobody else can know. */
+    char sender[2 * SENDER_BYTES + 1];
     struct secret *release; /* as opened */
     struct worker_keys keys;
     struct buf evidence;
@@ -33,6 +37,7 @@ int worker_start(struct svc *s, void *start_args, struct effects *fx, struct err
 {
     const struct worker_start_args *a = start_args;
     struct worker *w = worker_of(s);
+    uint8_t sender[SENDER_BYTES];
 
     if (w->launch) {
         return err_set(e, ERR_WRONG_STATE, "worker: started before");
@@ -40,6 +45,9 @@ int worker_start(struct svc *s, void *start_args, struct effects *fx, struct err
     if (jkey_generate(&w->tee, e)) {
         return -1;
     }
+    random_bytes(sender, sizeof(sender));
+    _cleanup_free_ char *hex = hex_encode(sender, sizeof(sender));
+    snprintf(w->sender, sizeof(w->sender), "%s", hex);
     w->launch = a->launch;
     w->next_ms = s->now_ms + WORKER_REPEAT_MS;
     fx_action(fx, WORKER_ACT_CHALLENGE, BYTES("", 0));
@@ -81,7 +89,8 @@ static int send_evidence(struct svc *s, struct effects *fx, struct err *e)
     m.runtime_data.data = (uint8_t *)w->runtime_data;
     m.runtime_data.len = strlen(w->runtime_data);
     m.spec_jws = c->spec_jws;
-    snprintf(msg_id, sizeof(msg_id), "%s.%u.evidence.%u", c->job, c->attempt, w->sent + 1);
+    snprintf(msg_id, sizeof(msg_id), "%s.%u.evidence.%s.%u", c->job, c->attempt, w->sender,
+             w->sent + 1);
     if (fx_publish(fx, SUBJ_EVIDENCE_SUBMIT, "", msg_id, &m.base, e)) {
         return -1;
     }
@@ -177,7 +186,7 @@ static int publish_result(struct worker *w, Coffer__V1__Result *m, const char *p
 
     m->job = c->job;
     m->attempt = c->attempt;
-    snprintf(msg_id, sizeof(msg_id), "%s.%u.result.%s", c->job, c->attempt, part);
+    snprintf(msg_id, sizeof(msg_id), "%s.%u.result.%s.%s", c->job, c->attempt, w->sender, part);
     return fx_publish(fx, SUBJ_RESULT, c->job, msg_id, &m->base, e);
 }
 
