@@ -172,6 +172,37 @@ static void facts_overtake(void **state)
     fix_free(f);
 }
 
+/* DESIGN §1.7: that a preferred TEE was not had stands in the job and in each of its events from
+ * then on; a job that got what it asked for says nothing of the kind. */
+static void a_downgrade_is_recorded(void **state)
+{
+    static const struct {
+        const char *types;
+        int downgraded;
+    } cases[] = {{"[\"tdx\"]", 1}, {"[\"sample\"]", 0}};
+
+    (void)state;
+    for (size_t c = 0; c < ARRAY_LEN(cases); c++) {
+        struct fix *f = fix_new(":memory:", NULL);
+        struct want want = {"preferred", cases[c].types, 1000, 2, 64 << 20};
+        char id[JOB_ID_LEN + 1];
+
+        fix_launching(f, &want, id);
+        assert_int_equal(fix_job(f, id).downgraded, cases[c].downgraded);
+        fix_cvm(f, id, 1, "h1", CVM(BOOTED), "");
+        fix_decision(f, id, 1, GATE(RELEASED), 1);
+        assert_state(f, id, "released");
+        for (size_t i = 0; i < f->n_sent; i++) {
+            const Coffer__V1__JobEvent *ev = (const Coffer__V1__JobEvent *)f->sent[i].m;
+            if (f->sent[i].subject == SUBJ_JOB_EVENT && !f->sent[i].is_reply) {
+                assert_int_equal(ev->downgraded, cases[c].downgraded && ev->attempt > 0);
+            }
+        }
+        assert_int_equal(fix_job(f, id).downgraded, cases[c].downgraded);
+        fix_free(f);
+    }
+}
+
 static void refusals_end_it(void **state)
 {
     struct fix *f = fix_new(":memory:", NULL);
@@ -628,6 +659,7 @@ int main(void)
         cmocka_unit_test(the_queue_is_bounded),
         cmocka_unit_test(the_straight_way),
         cmocka_unit_test(facts_overtake),
+        cmocka_unit_test(a_downgrade_is_recorded),
         cmocka_unit_test(refusals_end_it),
         cmocka_unit_test(a_refused_worker_may_end_before_the_refusal_comes),
         cmocka_unit_test(retries_are_fenced),
