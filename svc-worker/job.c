@@ -162,15 +162,15 @@ static int unpack_datasets(struct job *j, struct err *e)
 
 /* ---- image ----------------------------------------------------------------------------------- */
 
-static int refuse_image(const struct job *j, const char *clause, const char *expected,
-                        struct err *e)
+/* What is known of the inside of an encrypted image is not for the bus: then only the kind of error
+ * is told. The manifest and what it names stand in the store in the clear. */
+static int refuse_image(const char *clause, const char *expected, int hide, struct err *e)
 {
     enum err_code code = e->code;
     char why[256];
 
     snprintf(why, sizeof(why), "%.255s", e->msg);
-    return err_refuse(e, code, clause, expected, "%s",
-                      j->spec->encrypted ? err_code_name(code) : why);
+    return err_refuse(e, code, clause, expected, "%s", hide ? err_code_name(code) : why);
 }
 
 static int unpack_image(struct job *j, struct err *e)
@@ -183,10 +183,10 @@ static int unpack_image(struct job *j, struct err *e)
         v[i].kek = worker_keys_find(j->keys, v[i].kid, 0);
     }
     if (oci_image_open(j->store_fd, j->spec->image, !j->spec->encrypted, &j->image, e)) {
-        return refuse_image(j, "workload.image", j->spec->image, e);
+        return refuse_image("workload.image", j->spec->image, 0, e);
     }
     if (oci_image_unpack(j->image, &keys, j->rootfs, IMAGE_MAX_BYTES, IMAGE_MAX_FILES, e)) {
-        return refuse_image(j, "workload.image.layers", "layers that unpack", e);
+        return refuse_image("workload.image.layers", "layers that unpack", j->spec->encrypted, e);
     }
     return 0;
 }
@@ -276,6 +276,22 @@ static int judge(const struct spec *spec, const struct sandbox_result *r, struct
     return 0;
 }
 
+/* What an encrypted image holds is not for the bus; the spec's own words are there already. */
+static int refuse_start(const struct job *j, const struct oci_config *ic, struct err *e)
+{
+    if (e->clause[0]) {
+        return -1;
+    }
+    if (e->code != ERR_WORKLOAD) {
+        return refuse_image("workload.start", "a container that starts", j->spec->encrypted, e);
+    }
+    int named = !ic->entrypoint[0] && j->spec->n_args;
+    return err_refuse(e, ERR_WORKLOAD, "workload.start",
+                      "a program of the image, and a working directory in it", "%s%.160s%s",
+                      named ? "\"" : "", named ? j->spec->args[0] : "its entry point",
+                      named ? "\", which cannot be started" : ", which cannot be started");
+}
+
 static int run_container(struct job *j, struct worker_outcome *o, struct err *e)
 {
     const struct spec *spec = j->spec;
@@ -316,7 +332,7 @@ static int run_container(struct job *j, struct worker_outcome *o, struct err *e)
         free(sources[i]);
     }
     if (rc) {
-        return e->clause[0] ? -1 : refuse_image(j, "workload.start", "a container that starts", e);
+        return refuse_start(j, ic, e);
     }
     o->exit_code = r.exit_code;
     o->limits_enforced = r.limits_enforced;

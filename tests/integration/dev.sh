@@ -20,6 +20,7 @@ grep -q 'svc-kbs ended with status 2, for the 5th time' "$WORK/err" ||
     fail "the reason is missing: $(tail -n 3 "$WORK/err")"
 
 say "start; what it writes"
+make_cache
 start_dev
 grep -qF "export COFFER_DATA='$DATA'" "$WORK/dev.out" || fail "the ready line: $(cat "$WORK/dev.out")"
 for private in client/client.seed reviewer.jwk nats/ca-key.pem nats/admin.seed kbs/kek kbs/sign.jwk \
@@ -50,6 +51,7 @@ for s in svc-kbs svc-launcher nats-server; do
     grep -q "$s ended with signal 9 (Killed) after .* s; starting it again in" "$DEV_LOG" ||
         fail "nothing is said of the end of $s"
 done
+COFFER_KEY=$CACHE/config/owner.jwk wait_answers
 set_up
 set_up_admissions
 run_job 0 "$WORK/out"
@@ -59,7 +61,7 @@ url=$(jq -r .nats_url "$DATA/client/profile.json") keys=$(sha256sum "$DATA/trust
 pids=$(cat "$DATA"/pids/*)
 stop_dev
 for pid in $pids; do
-    ! kill -0 "$pid" 2>/dev/null || fail "process $pid is left"
+    ! alive "$pid" || fail "process $pid is left"
 done
 start_dev
 [ "$url" = "$(jq -r .nats_url "$DATA/client/profile.json")" ] || fail "the port changed"
@@ -74,7 +76,7 @@ kill -KILL "$DEV_PID"
 wait "$DEV_PID" 2>/dev/null || true
 sleep 1
 for pid in $pids; do
-    ! kill -0 "$pid" 2>/dev/null || fail "process $pid outlived coffer dev"
+    ! alive "$pid" || fail "process $pid outlived coffer dev"
 done
 start_dev
 [ "$(state_of "$JOB")" = released ] || fail "the job is forgotten after kill -9"

@@ -13,7 +13,7 @@ refused() { # CLAUSE
     assert_clause "$JOB" "$1"
     jq -e '.reason.by == "kbs" and .reason.expected != "" and .reason.actual != ""' \
         "$WORK/explain.json" >/dev/null || {
-        cat "$WORK/explain.json" >&2
+        jq 'del(.events)' "$WORK/explain.json" >&2
         fail "explain lacks who refused, what was expected, or what came"
     }
     assert_events "$JOB"
