@@ -1,4 +1,5 @@
 #include "cli/jobs.h"
+#include "cli/result_open.h"
 #include "cli/verbs.h"
 
 /* coffer gate ls, show, approve, reject: the reviewer's side. */
@@ -35,6 +36,16 @@ int verb_gate_ls(struct cli *c, int argc, char **argv)
     return c->json ? cli_json(c, json_pack("{s:O}", "held", held)) : CLI_OK;
 }
 
+/* The answer comes over a bus that others run, and a reviewer's signature rests on it: score,
+ * reasons and the attempt must be those that the gate signed. Names and sizes are not signed. */
+static int check_shown(struct cli *c, const char *job, const Coffer__V1__HeldResult *h,
+                       struct err *e)
+{
+    const struct trust *trust;
+
+    return client_trust(c, &trust, e) || held_verify(trust, job, h, e) ? -1 : 0;
+}
+
 static int show(struct cli *c, const char *job, Coffer__V1__Reply **ret, struct err *e)
 {
     Coffer__V1__ReviewRequest q = COFFER__V1__REVIEW_REQUEST__INIT;
@@ -47,6 +58,9 @@ static int show(struct cli *c, const char *job, Coffer__V1__Reply **ret, struct 
     }
     if (r->review->n_held != 1 || !streq(r->review->held[0]->job, job)) {
         return err_set(e, ERR_NOT_FOUND, "the gate has no result of %s", job);
+    }
+    if (check_shown(c, job, r->review->held[0], e)) {
+        return -1;
     }
     *ret = TAKE_PTR(r);
     return 0;

@@ -2,6 +2,8 @@
 
 #include <openssl/crypto.h>
 
+#include "cli/jobs.h"
+
 int decision_verify(const struct trust *trust, const char *job, const char *decision_jws,
                     json_t **ret, struct err *e)
 {
@@ -24,6 +26,51 @@ int decision_verify(const struct trust *trust, const char *job, const char *deci
     }
     *ret = TAKE_PTR(d);
     return 0;
+}
+
+static int check_reasons(const json_t *signed_ones, const Coffer__V1__HeldResult *h, struct err *e)
+{
+    size_t i;
+    json_t *r;
+    int same = json_array_size(signed_ones) == h->n_reasons;
+
+    json_array_foreach(signed_ones, i, r)
+    {
+        same = same && json_is_string(r) && streq(json_string_value(r), h->reasons[i]);
+    }
+    return same
+               ? 0
+               : err_refuse(e, ERR_DENIED, "shown.reasons", "those that the gate signed", "others");
+}
+
+int held_verify(const struct trust *trust, const char *job, const Coffer__V1__HeldResult *h,
+                struct err *e)
+{
+    _cleanup_json_ json_t *d = NULL;
+    const char *outcome;
+    int64_t attempt, score;
+    json_t *reasons;
+    char expected[32];
+
+    if (decision_verify(trust, job, h->decision_jws, &d, e) ||
+        json_get_int(d, "decision", "attempt", 1, 1000, &attempt, e) ||
+        json_get_int(d, "decision", "score", 0, 100, &score, e) ||
+        json_get_str(d, "decision", "outcome", &outcome, e) ||
+        json_get_arr(d, "decision", "reasons", &reasons, e)) {
+        return -1;
+    }
+    if (attempt != h->attempt) {
+        snprintf(expected, sizeof(expected), "%lld", (long long)attempt);
+        return err_refuse(e, ERR_DENIED, "shown.attempt", expected, "%u", h->attempt);
+    }
+    if (score != h->score) {
+        snprintf(expected, sizeof(expected), "%lld", (long long)score);
+        return err_refuse(e, ERR_DENIED, "shown.score", expected, "%u", h->score);
+    }
+    if (!streq(outcome, outcome_text(h->outcome))) {
+        return err_refuse(e, ERR_DENIED, "shown.outcome", outcome, "%s", outcome_text(h->outcome));
+    }
+    return check_reasons(reasons, h, e);
 }
 
 /* The header names the same job, attempt and files as the decision; *ret_jwe is our copy of the

@@ -5,6 +5,7 @@
 #include "common/area.h"
 #include "common/result.h"
 #include "common/trust.h"
+#include "proto/coffer.pb-c.h"
 
 #define DECISION_JWS_TYP "coffer-decision+jws"
 #define DECISION_MAX_BYTES (128u * 1024)
@@ -33,5 +34,11 @@ void opened_result_done(struct opened_result *r);
 /* The decision alone: signature, shape, job. *ret is a new reference. */
 int decision_verify(const struct trust *trust, const char *job, const char *decision_jws,
                     json_t **ret, struct err *e);
+
+/* Is what the gate is said to show what it signed? Compares job, attempt, outcome, score and
+ * reasons with decision_jws. ERR_BAD_SIGNATURE, ERR_DENIED (clause "shown.<member>"), ERR_INVALID.
+ */
+int held_verify(const struct trust *trust, const char *job, const Coffer__V1__HeldResult *h,
+                struct err *e);
 
 #endif

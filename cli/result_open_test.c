@@ -173,6 +173,47 @@ static void every_byte_must_be_the_gates(void **state)
     refused(&m, gate, consumer, JOB, ERR_INVALID, "decision.files[1].bytes");
 }
 
+/* A reviewer signs on the strength of what is shown, which comes over a bus that others run. */
+static void shown_must_be_signed(void **state)
+{
+    char first[] = "+100 verbatim: all of it", other[] = "+1 size: nearly nothing";
+    char *reasons[] = {first}, *others[] = {other};
+    _cleanup_json_ json_t *d =
+        json_pack("{s:i,s:s,s:i,s:s,s:i,s:[s]}", "v", 1, "job", JOB, "attempt", 2, "outcome",
+                  "held", "score", 100, "reasons", first);
+    _cleanup_free_ char *jws = NULL, *forged = NULL;
+    Coffer__V1__HeldResult good = COFFER__V1__HELD_RESULT__INIT;
+    struct err e = {0};
+
+    (void)state;
+    assert_int_equal(jws_sign_json(gate, DECISION_JWS_TYP, 0, d, &jws, NULL), 0);
+    assert_int_equal(jws_sign_json(mallory, DECISION_JWS_TYP, 0, d, &forged, NULL), 0);
+    good.attempt = 2;
+    good.outcome = COFFER__V1__GATE_OUTCOME__GATE_HELD;
+    good.score = 100;
+    good.n_reasons = 1;
+    good.reasons = reasons;
+    good.decision_jws = jws;
+    assert_int_equal(held_verify(&trust, JOB, &good, &e), 0);
+    Coffer__V1__HeldResult bad[] = {good, good, good, good, good, good};
+    static const char *const clauses[] = {"shown.attempt", "shown.score",   "shown.reasons",
+                                          "shown.reasons", "shown.outcome", "gate.signature"};
+    bad[0].attempt = 1;
+    bad[1].score = 3;
+    bad[2].reasons = others;
+    bad[3].n_reasons = 0;
+    bad[4].outcome = COFFER__V1__GATE_OUTCOME__GATE_REJECTED;
+    bad[5].decision_jws = forged;
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        assert_int_equal(held_verify(&trust, JOB, &bad[i], &e), -1);
+        assert_string_equal(e.clause, clauses[i]);
+    }
+    assert_int_equal(held_verify(&trust, OTHER_JOB, &good, &e), -1);
+    assert_string_equal(e.clause, "decision.job");
+    good.decision_jws = (char *)"";
+    assert_int_equal(held_verify(&trust, JOB, &good, &e), -1);
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -202,6 +243,7 @@ int main(void)
         cmocka_unit_test(decisions_must_hold),
         cmocka_unit_test(headers_must_agree),
         cmocka_unit_test(every_byte_must_be_the_gates),
+        cmocka_unit_test(shown_must_be_signed),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -515,8 +515,9 @@ static void test_wrong_type(void **state)
     (void)state;
     release_and_send(RESULT_OPTS(.content = BYTES_STR("a,b\n1,2,3\n")));
     expect_decision(COFFER__V1__GATE_OUTCOME__GATE_REJECTED, "output.files[0].type");
-    assert_string_equal(F->decisions[0]->reason->expected, "text/csv: 2 columns in every row");
-    assert_string_equal(F->decisions[0]->reason->actual, "row 2 has 3");
+    assert_string_equal(F->decisions[0]->reason->expected,
+                        "text/csv: the same number of columns in every row");
+    assert_string_equal(F->decisions[0]->reason->actual, "more columns, from row 2 on");
 }
 
 static void test_over_max_bytes(void **state)
@@ -622,6 +623,34 @@ static void test_review_approve(void **state)
     expect_refusal(ERR_WRONG_STATE, "result.state", "held", "released");
     fixture_send(F, SUBJ_GATE_REVIEW, "", &q.base);
     assert_int_equal(F->reply->review->n_held, 0);
+}
+
+/* What is shown carries what the gate signed. Sizes of what is not released are coarse: 64 files
+ * would else be a way to write 200 bytes past the gate. */
+static void test_review_show(void **state)
+{
+    Coffer__V1__ReviewRequest q = COFFER__V1__REVIEW_REQUEST__INIT;
+    (void)state;
+    hold_one();
+    q.what_case = COFFER__V1__REVIEW_REQUEST__WHAT_SHOW;
+    q.show = JOB;
+    fixture_send(F, SUBJ_GATE_REVIEW, "", &q.base);
+    assert_int_equal(F->reply->review->n_held, 1);
+    _cleanup_buf_ struct buf payload = BUF_INIT(65536);
+    OK(jws_verify(F->reply->review->held[0]->decision_jws, F->gate_sign, "coffer-decision+jws",
+                  65536, &payload, e));
+}
+
+static void test_review_sizes(void **state)
+{
+    Coffer__V1__ReviewRequest q = COFFER__V1__REVIEW_REQUEST__INIT;
+    (void)state;
+    release_and_send(RESULT_OPTS(.content = BYTES_STR("a,b\n1,2,3\n")));
+    expect_decision(COFFER__V1__GATE_OUTCOME__GATE_REJECTED, "output.files[0].type");
+    q.what_case = COFFER__V1__REVIEW_REQUEST__WHAT_SHOW;
+    q.show = JOB;
+    fixture_send(F, SUBJ_GATE_REVIEW, "", &q.base);
+    assert_int_equal(F->reply->review->held[0]->files[0]->bytes, 16); /* 10, rounded up */
 }
 
 static void test_review_reject(void **state)
@@ -738,6 +767,8 @@ int main(void)
         T(test_verbatim_rejected),
         T(test_review_approve),
         T(test_review_reject),
+        T(test_review_show),
+        T(test_review_sizes),
         T(test_review_refused),
         T(test_hold_timeout),
         T(test_held_superseded),

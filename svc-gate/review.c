@@ -27,6 +27,20 @@ static void held_done(struct held *h)
     memset(h, 0, sizeof(*h));
 }
 
+/* What was not released must not leave in the sizes of many files either. */
+static uint64_t size_shown(const struct held *h, uint64_t bytes)
+{
+    uint64_t shown = 1;
+
+    if (h->d.outcome == COFFER__V1__GATE_OUTCOME__GATE_RELEASED || !bytes) {
+        return bytes;
+    }
+    while (shown < bytes) {
+        shown *= 2;
+    }
+    return shown;
+}
+
 static void fill_lists(struct held *h)
 {
     size_t i;
@@ -44,7 +58,7 @@ static void fill_lists(struct held *h)
         coffer__v1__result_file__init(f);
         f->path = (char *)(uintptr_t)json_string_value(json_object_get(v, "path"));
         f->type = (char *)(uintptr_t)json_string_value(json_object_get(v, "type"));
-        f->bytes = (uint64_t)json_integer_value(json_object_get(v, "bytes"));
+        f->bytes = size_shown(h, (uint64_t)json_integer_value(json_object_get(v, "bytes")));
         h->pb.files[h->pb.n_files++] = f;
     }
 }
@@ -125,6 +139,9 @@ static int reply_one(struct svc *s, const struct msg *m, struct attempt_id id, s
     }
     if (!rc) {
         return err_refuse(e, ERR_NOT_FOUND, "review.job", "a job with a decision", "%.40s", id.job);
+    }
+    if (h.d.jws) {
+        h.pb.decision_jws = h.d.jws;
     }
     return reply_held(m, &h, 1, fx, e);
 }
