@@ -210,7 +210,7 @@ static int open_parent(int dir, const char *path, int *ret_fd, const char **ret_
 static int write_one(int dir, const struct output_file *f, int force, struct err *e)
 {
     _cleanup_close_ int parent = -1, fd = -1;
-    const char *name;
+    const char *name = NULL;
     char temp[64];
 
     if (open_parent(dir, f->path, &parent, &name, e)) {

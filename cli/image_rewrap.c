@@ -174,7 +174,7 @@ int image_rewrap(const char *layout, const char *tag, const json_t *private_jwk,
 {
     _cleanup_json_ json_t *index = NULL, *manifest = NULL;
     _cleanup_free_ char *index_path = xasprintf("%s/index.json", layout);
-    json_t *entry;
+    json_t *entry = NULL;
 
     if (read_json(index_path, NULL, &index, e) < 0 || find_manifest(index, tag, &entry, e) < 0) {
         return err_wrap(e, "%s", layout);

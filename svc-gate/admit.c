@@ -355,7 +355,7 @@ int admit_release(struct svc *s, struct attempt_id id, const char *release_jws, 
                   struct err *e)
 {
     char cnf[JKEY_THUMBPRINT_LEN + 1], known[JKEY_THUMBPRINT_LEN + 1];
-    int64_t iat_ms, keep_ms = config_int(s->config, "record-keep-ms");
+    int64_t iat_ms = 0, keep_ms = config_int(s->config, "record-keep-ms");
 
     if (check_release(s, id, release_jws, cnf, &iat_ms, e)) {
         return -1;
