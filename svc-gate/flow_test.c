@@ -506,9 +506,10 @@ static void test_launch(void **state)
     b = pack_launch(1, id, 0);
     expect_launch(BYTES(b.p, b.n - 1), 0, ERR_INVALID, "launch");
     expect_launch(BYTES(b.p, WORKER_LAUNCH_MAX_BYTES + 1), 0, ERR_TOO_LARGE, "launch");
-    W->job.spec_jws[strlen(W->job.spec_jws) - 5] ^= 1;
+    char *digit = &W->job.spec_jws[strlen(W->job.spec_jws) - 5], was = *digit;
+    *digit = was == 'A' ? 'B' : 'A';
     expect_launch(pack_launch(1, id, 0), 0, ERR_BAD_SIGNATURE, "");
-    W->job.spec_jws[strlen(W->job.spec_jws) - 5] ^= 1;
+    *digit = was;
     W->store[0] = 'x';
     expect_launch(pack_launch(1, id, 0), 0, ERR_INVALID, "launch.store_path");
 }
