@@ -408,6 +408,26 @@ static void stage_deadlines(void **state)
     fix_free(f);
 }
 
+static void held_has_a_deadline(void **state)
+{
+    struct fix *f = fix_new(":memory:", "host-timeout-ms", "600000000", NULL);
+    char id[JOB_ID_LEN + 1];
+
+    (void)state;
+    fix_launching(f, &WANT, id);
+    fix_decision(f, id, 1, GATE(HELD), 1);
+    f->now += 8ll * 86400000 - 1;
+    fix_tick(f);
+    assert_state(f, id, "held");
+    f->now += 1;
+    fix_tick(f);
+    assert_state(f, id, "timed-out");
+    assert_string_equal(fix_job(f, id).reason.message,
+                        "held-timeout-ms: expected a review, or the gate's own end to it, got "
+                        "neither within 691200000 ms");
+    fix_free(f);
+}
+
 static void the_queue_has_a_deadline(void **state)
 {
     struct fix *f = fix_new(":memory:", NULL);
@@ -666,6 +686,7 @@ int main(void)
         cmocka_unit_test(a_decision_after_the_attempt_was_given_up),
         cmocka_unit_test(wrong_facts_change_nothing),
         cmocka_unit_test(stage_deadlines),
+        cmocka_unit_test(held_has_a_deadline),
         cmocka_unit_test(the_queue_has_a_deadline),
         cmocka_unit_test(a_silent_host_is_lost),
         cmocka_unit_test(destroy_is_repeated_until_it_is_true),

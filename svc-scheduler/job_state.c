@@ -39,6 +39,7 @@ static const uint8_t next[JOB_STATE_N][CAUSE_N] = {
     [JOB_HELD] = {[CAUSE_GATE_RELEASED] = TO(RELEASED),
                   [CAUSE_GATE_REJECTED] = TO(REJECTED),
                   [CAUSE_GATE_FAILED] = TO(FAILED),
+                  [CAUSE_DEADLINE] = TO(TIMED_OUT),
                   [CAUSE_CANCEL] = TO(CANCELLED)},
     /* The rest is terminal: no entry, no change. */
 };
@@ -186,7 +187,10 @@ static int64_t state_deadline(const struct svc *s, const struct job *j)
         return s->now_ms + config_int(s->config, "keys-timeout-ms");
     case JOB_RUNNING:
         return s->now_ms + run_ms(s, j);
-    case JOB_HELD: /* the gate rejects what nobody reviews */
+    case JOB_HELD:
+        /* The gate rejects what nobody reviews, long before. But it says nothing of a result that
+         * keys for an attempt nobody asked us for have superseded. */
+        return s->now_ms + config_int(s->config, "held-timeout-ms");
     case JOB_RELEASED:
     case JOB_REJECTED:
     case JOB_FAILED:

@@ -25,7 +25,7 @@ static const char *const wanted[CAUSE_N][6] = {
     [CAUSE_LAUNCH_FAILED] = {"-", "retry", "retry", "retry", "retry", "-"},
     [CAUSE_EXITED] = {"-", "retry", "retry", "retry", "retry", "-"},
     [CAUSE_LOST] = {"-", "retry", "retry", "retry", "retry", "-"},
-    [CAUSE_DEADLINE] = {"timed-out", "retry", "retry", "retry", "timed-out", "-"},
+    [CAUSE_DEADLINE] = {"timed-out", "retry", "retry", "retry", "timed-out", "timed-out"},
     [CAUSE_CANCEL] = {"cancelled", "cancelled", "cancelled", "cancelled", "cancelled", "cancelled"},
 };
 

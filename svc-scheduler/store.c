@@ -85,7 +85,7 @@ static const char sql_due_jobs[] =
 static const char sql_min_deadline[] =
     "SELECT deadline_ms FROM job WHERE deadline_ms > 0 ORDER BY deadline_ms LIMIT 1";
 static const char sql_grace_jobs[] =
-    "UPDATE job SET deadline_ms = ?1 WHERE state BETWEEN 1 AND 4 AND deadline_ms > 0"
+    "UPDATE job SET deadline_ms = ?1 WHERE state BETWEEN 1 AND 5 AND deadline_ms > 0"
     " AND deadline_ms < ?1";
 
 static const char sql_attempt_add[] =

@@ -48,6 +48,9 @@ static int deadline_reason(struct svc *s, const struct job *j, struct reason *re
         why.code = ERR_TIMEOUT;
         err_wrap(&why, "not placed within %lld ms",
                  (long long)config_int(s->config, "queue-timeout-ms"));
+    } else if (j->state == JOB_HELD) {
+        err_refuse(&why, ERR_TIMEOUT, "held-timeout-ms", "a review, or the gate's own end to it",
+                   "neither within %lld ms", (long long)config_int(s->config, "held-timeout-ms"));
     } else if (setting) {
         err_refuse(&why, ERR_TIMEOUT, setting, "the next stage in time",
                    "still %s after %lld ms on host %s", job_state_name(j->state),
