@@ -46,10 +46,12 @@
     } while (0)
 
 struct sim;
+struct event;
 struct node;
 struct cvm_run;
 
-/* ---- deliberate faults (--break), each of which an invariant must catch ----------------------- */
+/* ---- deliberate faults (--break), each of which an invariant must catch -----------------------
+ */
 
 #define SIM_BREAKS(X)                                                                              \
     X(NONE, "none", "nothing")                                                                     \
@@ -62,8 +64,8 @@ struct cvm_run;
     X(UNDECIDED, "undecided", "the gate forgets its decisions")                                    \
     X(NO_DESTROY, "no-destroy", "hosts ignore orders to destroy a CVM")                            \
     X(AMNESIA, "amnesia", "a crash undoes the last committed transaction")                         \
-    X(PLAIN_RESULT, "plain-result", "a worker sends its output as a chunk in the clear")           \
-    X(KEY_IN_EVENT, "key-in-event", "a launcher's event carries a data key in base64url")          \
+    X(PLAIN_RESULT, "plain-result", "a worker sends its output in the clear")                      \
+    X(KEY_IN_EVENT, "key-in-event", "a worker names a data key when it says why it ends")          \
     X(FOREIGN, "foreign", "a service publishes what is another's to say")                          \
     X(DEADLINES, "deadlines", "the scheduler's timers never fire")
 
@@ -72,7 +74,8 @@ enum sim_break { SIM_BREAKS(X) BREAK_N };
 #undef X
 extern const char *const break_names[BREAK_N], *const break_texts[BREAK_N];
 
-/* ---- what goes wrong, how often: chosen by the seed -------------------------------------------- */
+/* ---- what goes wrong, how often: chosen by the seed --------------------------------------------
+ */
 
 /* Per mille of the occasions. */
 struct faults {
@@ -88,11 +91,13 @@ struct faults {
     unsigned server;    /* restarts, per minute */
     unsigned jump;      /* clocks, per minute */
     unsigned attack;    /* per second */
-    unsigned cut;       /* a host loses the bus for a while, per minute */
+    unsigned cut;       /* a service loses the bus for a while, per minute */
+    unsigned disk;      /* a commit that fails */
     int64_t until_ms;   /* of the simulation */
 };
 
-/* ---- the bus ------------------------------------------------------------------------------------ */
+/* ---- the bus ------------------------------------------------------------------------------------
+ */
 
 struct payload {
     int refs;
@@ -154,10 +159,13 @@ void bus_ack(struct sim *s, struct delivery *d);
 void bus_nak(struct sim *s, struct delivery *d, int delay_ms);
 void bus_restart(struct sim *s);
 void bus_done(struct sim *s);
+void bus_drop(const struct event *ev); /* frees what an event that never comes holds */
+void host_drop(const struct event *ev);
 /* A random stored message of that subject, NULL when there is none. */
 const struct stored *bus_pick(struct sim *s, enum subject subject);
 
-/* ---- nodes -------------------------------------------------------------------------------------- */
+/* ---- nodes --------------------------------------------------------------------------------------
+ */
 
 struct inmsg {
     struct wire wire;
@@ -181,6 +189,7 @@ struct node {
     size_t n_in, size_in;
     int turn_due;
     unsigned tick_token;
+    int64_t tick_not_before_ms;
     unsigned spins;
     struct cvm_run *cvm; /* workers */
     struct db *before;   /* BREAK_AMNESIA: as it was before the last commit */
@@ -200,7 +209,8 @@ int node_hears(const struct node *n);
 void node_free(struct node *n);
 int64_t node_clock(void *node);
 
-/* ---- hosts and workers -------------------------------------------------------------------------- */
+/* ---- hosts and workers --------------------------------------------------------------------------
+ */
 
 struct cvm_run {
     struct sim *sim;
@@ -211,7 +221,7 @@ struct cvm_run {
     char *spec_jws;
     int64_t deadline_ms;
     int alive;
-    int stray; /* made by an attacker's message */
+    int stray;           /* made by an attacker's message */
     struct node *worker; /* NULL before it booted */
     struct worker_launch *launch;
     char thumbprint[JKEY_THUMBPRINT_LEN + 1];
@@ -232,7 +242,8 @@ void worker_action(struct node *worker, int kind);
 void worker_look(struct node *worker); /* after each transaction: phases, end */
 const struct jkey *worker_public_key(const struct cvm_run *c); /* NULL: no worker */
 
-/* ---- jobs ------------------------------------------------------------------------------------------ */
+/* ---- jobs
+ * ------------------------------------------------------------------------------------------ */
 
 enum workload { WL_OK, WL_FAIL, WL_VERBATIM, WL_NEVER, WL_BAD_TYPE, WL_N };
 enum review_plan { REVIEW_NEVER, REVIEW_APPROVE, REVIEW_REJECT };
@@ -245,12 +256,12 @@ struct sim_job {
     const struct jkey *consumer;
     enum workload workload;
     enum review_plan review;
-    const char *plan; /* readable */
+    const char *plan;     /* readable */
     const char *expected; /* terminal state without faults; NULL: depends on time */
     int64_t submit_ms, cancel_ms, revoke_ms; /* 0: never */
     int64_t attempts;
-    int accepted, refused;   /* as its consumer was told */
-    int cancelled;           /* was told so */
+    int accepted, refused; /* as its consumer was told */
+    int cancelled;         /* was told so */
     int reviewed, review_tries, cancel_tries, revoked, fetched, fetch_tries;
     int64_t run_ms;
 
@@ -260,7 +271,8 @@ struct sim_job {
     int terminal;
     int64_t terminal_attempt;
     int64_t max_attempt;     /* launched */
-    int64_t decided_attempt; /* GATE_RELEASED */
+    int64_t decided_attempt; /* GATE_RELEASED: the latest, and all as bits */
+    uint64_t released_attempts, held_attempts, rejected_attempts, failed_attempts;
     int64_t held_attempt;
 };
 
@@ -278,7 +290,8 @@ struct verdict_seen {
     int64_t exp;
 };
 
-/* ---- one run ---------------------------------------------------------------------------------------- */
+/* ---- one run
+ * ---------------------------------------------------------------------------------------- */
 
 typedef void (*event_fn_)(struct sim *s, void *arg, int64_t n);
 struct event {
@@ -292,7 +305,7 @@ struct event {
 struct sim {
     uint64_t seed, rng, hash;
     enum sim_break brk;
-    int trace; /* print as it goes */
+    int trace;   /* print as it goes */
     int64_t now; /* ms since 1970 */
     struct event *heap;
     size_t n_heap, size_heap;
@@ -338,6 +351,8 @@ enum sim_count {
     COUNT_OTHER_END,
     COUNT_JOBS,
     COUNT_OPENED,
+    COUNT_STALE,
+    COUNT_DISK,
     COUNT_N
 };
 extern const char *const count_names[COUNT_N];
@@ -359,13 +374,15 @@ void sim_trace(struct sim *s, const char *who, const char *fmt, ...) _printf_(3,
 /* Does not return. */
 void sim_fail(struct sim *s, const char *fmt, ...) _printf_(2, 3) __attribute__((noreturn));
 
-/* ---- sim_random.c ----------------------------------------------------------------------------------- */
+/* ---- sim_random.c
+ * ----------------------------------------------------------------------------------- */
 
 /* From here on getrandom and OpenSSL draw from this seed: a run replays to the byte. */
 void random_install(void);
 void random_seed(uint64_t seed);
 
-/* ---- sim_world.c ------------------------------------------------------------------------------------- */
+/* ---- sim_world.c
+ * ------------------------------------------------------------------------------------- */
 
 enum sim_dataset { DS_GOOD, DS_EXPIRING, DS_REVOKED, DS_HARDWARE, DS_UNKNOWN, DS_N };
 
@@ -390,14 +407,16 @@ char *world_sign(json_t *payload /* taken over */, const struct jkey *by, const 
 extern const char world_output[]; /* what a good workload writes */
 extern const char *const host_names[SIM_HOSTS];
 
-/* ---- sim_client.c, sim_attack.c ------------------------------------------------------------------------ */
+/* ---- sim_client.c, sim_attack.c
+ * ------------------------------------------------------------------------ */
 
 void client_plan(struct sim *s);
 void client_saw_decision(struct sim *s, const Coffer__V1__GateDecision *d);
 struct sim_job *sim_job_find(struct sim *s, const char *job);
 void attack_start(struct sim *s);
 
-/* ---- sim_check.c ------------------------------------------------------------------------------------------ */
+/* ---- sim_check.c
+ * ------------------------------------------------------------------------------------------ */
 
 void check_make(void); /* the canaries, once */
 /* Everything that leaves a service, before the bus can lose it. */
@@ -405,6 +424,7 @@ void check_out(struct node *n, const struct outgoing *o);
 /* Whether bytes hold a canary; its name or NULL. */
 const char *check_canary(struct bytes b);
 void check_commit(struct node *n);
+void check_wire(struct sim *s, const char *who, const struct wire *w);
 /* Of every row of every table. */
 uint64_t check_dump(struct node *n);
 void check_release_used(struct cvm_run *c, const struct secret *release, int *ret_genuine);

@@ -37,14 +37,15 @@ static json_t *forged_claims(struct sim *s, const struct sim_job *j)
         json_pack("{s:i,s:i,s:i,s:i,s:i,s:i,s:i,s:i}", "configuration", 0, "executables", 0,
                   "file-system", 0, "hardware", 2, "instance-identity", 0, "runtime-opaque", 0,
                   "sourced-data", 0, "storage-opaque", 0);
-    return json_pack(
-        "{s:s,s:I,s:I,s:s,s:s,s:{s:s,s:s},s:{s:o},s:{s:i,s:s,s:I,s:s,s:s},s:{s:{s:s,s:o,s:s,s:{}}}}",
-        "eat_profile", "tag:github.com,2024:confidential-containers/Trustee", "iat", iat, "exp",
-        iat + 300, "jti", jti, "iss", "coffer-verifier", "ear.verifier-id", "developer", "coffer",
-        "build", "0", "cnf", "jwk", jkey_public_jwk(world.attacker), "coffer", "v", 1, "job",
-        j->job, "attempt", (json_int_t)j->max_attempt, "nonce", nonce, "tee", "sample", "submods",
-        "cpu0", "ear.status", "affirming", "ear.trustworthiness-vector", vector,
-        "ear.appraisal-policy-id", "p", "ear.veraison.annotated-evidence");
+    return json_pack("{s:s,s:I,s:I,s:s,s:s,s:{s:s,s:s},s:{s:o},s:{s:i,s:s,s:I,s:s,s:s},s:{s:{s:s,s:"
+                     "o,s:s,s:{}}}}",
+                     "eat_profile", "tag:github.com,2024:confidential-containers/Trustee", "iat",
+                     iat, "exp", iat + 300, "jti", jti, "iss", "coffer-verifier", "ear.verifier-id",
+                     "developer", "coffer", "build", "0", "cnf", "jwk",
+                     jkey_public_jwk(world.attacker), "coffer", "v", 1, "job", j->job, "attempt",
+                     (json_int_t)j->max_attempt, "nonce", nonce, "tee", "sample", "submods", "cpu0",
+                     "ear.status", "affirming", "ear.trustworthiness-vector", vector,
+                     "ear.appraisal-policy-id", "p", "ear.veraison.annotated-evidence");
 }
 
 static void forged_verdict(struct sim *s)
@@ -154,11 +155,12 @@ static void forged_result(struct sim *s)
         json_t *jwe = NULL;
         MUST(jwe_encrypt(world.gate_seal, BYTES_STR("{}"), &box, e));
         MUST(json_parse("box", BYTES_STR(box), 1u << 16, &jwe, e));
-        _cleanup_json_ json_t *o = json_pack(
-            "{s:i,s:s,s:I,s:s,s:s,s:s,s:i,s:i,s:s,s:[],s:o}", "v", 1, "job", job, "attempt",
-            (json_int_t)attempt, "outcome", "failed", "ear", ear, "spec", j->jws, "chunks", 0,
-            "bytes", 0, "sha256", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-            "chunk_sha256", "box", jwe);
+        _cleanup_json_ json_t *o =
+            json_pack("{s:i,s:s,s:I,s:s,s:s,s:s,s:i,s:i,s:s,s:[],s:o}", "v", 1, "job", job,
+                      "attempt", (json_int_t)attempt, "outcome", "failed", "ear", ear, "spec",
+                      j->jws, "chunks", 0, "bytes", 0, "sha256",
+                      "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+                      "chunk_sha256", "box", jwe);
         if (!o) { /* an EAR that was damaged on its way is no text any more */
             return;
         }
@@ -227,6 +229,38 @@ static void duplicate_launch(struct sim *s)
     }
 }
 
+/* An attempt that the scheduler never asked for. */
+static void early_launch(struct sim *s)
+{
+    const struct stored *old = bus_pick(s, SUBJ_CVM_LAUNCH);
+    Coffer__V1__LaunchCvm *l =
+        old ? coffer__v1__launch_cvm__unpack(NULL, old->wire.payload->n, old->wire.payload->p)
+            : NULL;
+
+    if (l) {
+        l->attempt++;
+        pack_and_inject(s, SUBJ_CVM_LAUNCH, host_names[sim_random(s, SIM_HOSTS)], &l->base);
+        coffer__v1__launch_cvm__free_unpacked(l, NULL);
+    }
+}
+
+/* Anything that was said, word for word, under an id of its own: past every window and inbox. */
+static void replay(struct sim *s)
+{
+    enum subject subject = (enum subject)sim_random(s, SUBJ_N);
+    const struct stored *old =
+        subjects[subject].style == STYLE_DURABLE ? bus_pick(s, subject) : NULL;
+    char id[64];
+
+    if (old) {
+        struct wire w = old->wire;
+        payload_ref(w.payload);
+        snprintf(id, sizeof(id), "replay.%" PRIu64, s->counts[COUNT_ATTACKS]);
+        bus_inject(s, "attacker", subject, w.key, id, BYTES(w.payload->p, w.payload->n), "");
+        payload_unref(w.payload);
+    }
+}
+
 static void garbage(struct sim *s)
 {
     uint8_t bytes[600];
@@ -265,8 +299,8 @@ static void garbage(struct sim *s)
 static void attack(struct sim *s, void *arg, int64_t n)
 {
     static void (*const all[])(struct sim *) = {
-        forged_verdict, replayed_verdict, replayed_result,  forged_result,
-        forged_release, duplicate_launch, duplicate_launch, garbage,
+        forged_verdict,   replayed_verdict, replayed_result, forged_result, forged_release,
+        duplicate_launch, early_launch,     garbage,         replay,        replay,
     };
 
     (void)arg;

@@ -80,8 +80,7 @@ static void deliver(struct sim *s, void *arg, int64_t token)
         sim_trace(s, d->to->name, "fault: delivery %u of %s is lost", d->deliveries,
                   label(&d->wire));
     } else {
-        struct inmsg m = {
-            .wire = wire_copy(&d->wire), .delivery = d, .deliveries = d->deliveries};
+        struct inmsg m = {.wire = wire_copy(&d->wire), .delivery = d, .deliveries = d->deliveries};
         node_deliver(d->to, &m);
     }
     if (s->brk == BREAK_ACK_EARLY) {
@@ -240,6 +239,7 @@ static void store(struct sim *s, const struct wire *w)
     enum stream id = subjects[w->subject].stream;
     struct js *js = &s->streams[id];
 
+    check_wire(s, "the bus", w);
     to_listeners(s, w); /* core subscribers see every publish */
     if (w->msg_id[0] && is_duplicate(s, js, id, w)) {
         sim_trace(s, "bus", "duplicate %s", label(w));
@@ -394,6 +394,9 @@ void bus_send(struct sim *s, struct node *from, const struct outgoing *o)
     snprintf(w.msg_id, sizeof(w.msg_id), "%s", o->msg_id);
     snprintf(w.traceparent, sizeof(w.traceparent), "%s", o->traceparent);
     w.payload = payload_new(o->payload);
+    for (size_t i = 0; i < w.payload->n; i++) { /* a run replays to the byte */
+        s->hash = (s->hash ^ w.payload->p[i]) * 1099511628211u;
+    }
     if (w.subject != SUBJ_HOST_REPORT) {
         sim_trace(s, from->name, "-> %s %s", subjects[w.subject].name + 10,
                   w.msg_id[0] ? w.msg_id : w.key);
@@ -466,6 +469,19 @@ void bus_restart(struct sim *s)
         }
     }
     sim_trace(s, "bus", "fault: the server restarts, %zu acks are forgotten", again);
+}
+
+void bus_drop(const struct event *ev)
+{
+    if (ev->fn == core_arrives) {
+        struct core *c = ev->arg;
+        payload_unref(c->wire.payload);
+        free(c);
+    } else if (ev->fn == puback_arrives || ev->fn == publish_arrives || ev->fn == publish_send) {
+        publish_drop(ev->arg);
+    } else if (ev->fn == reply_arrives) {
+        payload_unref(ev->arg);
+    }
 }
 
 void bus_done(struct sim *s)

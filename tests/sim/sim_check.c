@@ -124,15 +124,14 @@ static void see_verdict(struct sim *s, const struct outgoing *o)
         *seen = (struct verdict_seen){
             .attempt = v->attempt,
             .exp = json_integer_value(json_object_get(c, "exp")),
-            .affirming = streq(
-                json_string_value(json_object_get(
-                    json_object_get(json_object_get(c, "submods"), "cpu0"), "ear.status")),
-                "affirming")};
+            .affirming =
+                streq(json_string_value(json_object_get(
+                          json_object_get(json_object_get(c, "submods"), "cpu0"), "ear.status")),
+                      "affirming")};
         MUST(jkey_from_jwk(json_object_get(json_object_get(c, "cnf"), "jwk"), &cnf, e));
         snprintf(seen->job, sizeof(seen->job), "%s", v->job);
         snprintf(seen->cnf, sizeof(seen->cnf), "%s", jkey_thumbprint(cnf));
-        snprintf(seen->jti, sizeof(seen->jti), "%s",
-                 json_string_value(json_object_get(c, "jti")));
+        snprintf(seen->jti, sizeof(seen->jti), "%s", json_string_value(json_object_get(c, "jti")));
         jkey_free(cnf);
     }
     coffer__v1__verdict__free_unpacked(v, NULL);
@@ -253,6 +252,20 @@ void check_release_used(struct cvm_run *c, const struct secret *release, int *re
 
 /* ---- 2, 3, 4: what the services say ---------------------------------------------------------- */
 
+/* An end that is the gate's to say was said by the gate, of this attempt. */
+static void check_decided(struct sim *s, const struct sim_job *j, const Coffer__V1__JobEvent *ev)
+{
+    uint64_t bit = UINT64_C(1) << (ev->attempt % 64);
+    uint64_t said = streq(ev->state, "released")   ? j->released_attempts
+                    : streq(ev->state, "rejected") ? j->rejected_attempts
+                                                   : bit;
+
+    if (!(said & bit)) {
+        sim_fail(s, "4: job %zu is %s by attempt %u, which the gate did not say of it", j->index,
+                 ev->state, ev->attempt);
+    }
+}
+
 static void see_event(struct sim *s, const struct outgoing *o)
 {
     Coffer__V1__JobEvent *ev = coffer__v1__job_event__unpack(NULL, o->payload.n, o->payload.p);
@@ -283,10 +296,7 @@ static void see_event(struct sim *s, const struct outgoing *o)
                 sim_fail(s, "4: attempt %u ended job %zu, the latest is %" PRId64, ev->attempt,
                          j->index, j->max_attempt);
             }
-            if (streq(ev->state, "released") && j->decided_attempt != ev->attempt) {
-                sim_fail(s, "4: job %zu is released by attempt %u, the gate released %" PRId64,
-                         j->index, ev->attempt, j->decided_attempt);
-            }
+            check_decided(s, j, ev);
             s->counts[streq(ev->state, "released") ? COUNT_RELEASED : COUNT_OTHER_END]++;
         }
     }
@@ -299,8 +309,29 @@ static void see_decision(struct sim *s, const struct outgoing *o)
         coffer__v1__gate_decision__unpack(NULL, o->payload.n, o->payload.p);
     struct sim_job *j = sim_job_find(s, d->job);
 
+    if (j && (int64_t)d->attempt < j->max_attempt) {
+        s->counts[COUNT_STALE]++;
+    }
     if (!j) {
         sim_fail(s, "2: a decision about a job that nobody submitted");
+    }
+    uint64_t bit = UINT64_C(1) << (d->attempt % 64);
+    switch (d->outcome) {
+    case COFFER__V1__GATE_OUTCOME__GATE_RELEASED:
+        j->released_attempts |= bit;
+        break;
+    case COFFER__V1__GATE_OUTCOME__GATE_HELD:
+        j->held_attempts |= bit;
+        break;
+    case COFFER__V1__GATE_OUTCOME__GATE_REJECTED:
+        j->rejected_attempts |= bit;
+        break;
+    case COFFER__V1__GATE_OUTCOME__GATE_FAILED:
+        j->failed_attempts |= bit;
+        break;
+    case COFFER__V1__GATE_OUTCOME__GATE_UNKNOWN:
+    case _COFFER__V1__GATE_OUTCOME_IS_INT_SIZE:
+        break;
     }
     if (d->outcome == COFFER__V1__GATE_OUTCOME__GATE_RELEASED &&
         j->decided_attempt < (int64_t)d->attempt) {
@@ -338,12 +369,6 @@ void check_out(struct node *n, const struct outgoing *o)
     enum subject subject;
     const char *key, *found = check_canary(o->payload);
 
-    if (s->brk == BREAK_KEY_IN_EVENT && n->id == SVC_LAUNCHER && o->outbox_id) {
-        _cleanup_free_ char *text =
-            b64url_encode(secret_cp(world.key[DS_GOOD]), secret_n(world.key[DS_GOOD]));
-        _cleanup_free_ char *said = xasprintf("event: key=%s", text);
-        found = check_canary(BYTES_STR(said));
-    }
     if (found) {
         sim_fail(s, "6: %s is in what %s publishes on %s", found, n->name, o->subject);
     }
@@ -364,6 +389,15 @@ void check_out(struct node *n, const struct outgoing *o)
         see_decision(s, o);
     } else if (subject == SUBJ_CVM_LAUNCH) {
         see_launch(s, o);
+    }
+}
+
+void check_wire(struct sim *s, const char *who, const struct wire *w)
+{
+    const char *found = check_canary(BYTES(w->payload->p, w->payload->n));
+
+    if (found) {
+        sim_fail(s, "6: %s is in what %s carries on %s", found, who, subjects[w->subject].name);
     }
 }
 
@@ -395,6 +429,13 @@ void check_commit(struct node *n)
         "SELECT count(*) FROM decision d JOIN fence f ON f.job = d.job AND f.attempt > d.attempt"
         " JOIN result q ON q.job = d.job AND q.attempt = d.attempt AND q.state IN (1, 2)";
 
+    static const char leaked[] =
+        "SELECT count(*) FROM host h WHERE used_slots <> (SELECT count(*) FROM attempt a WHERE"
+        " a.host_id = h.id AND a.live = 1)";
+
+    if (n->id == SVC_SCHEDULER && count_rows(n, leaked)) {
+        sim_fail(n->sim, "the scheduler counts other slots in use than it has CVMs");
+    }
     if (n->id != SVC_GATE) {
         return;
     }
@@ -466,6 +507,19 @@ uint64_t check_dump(struct node *n)
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
+/* Nothing waits to be published, and no place is held for a CVM that is gone. */
+static int drained(struct sim *s)
+{
+    struct node *all[] = {s->scheduler, s->verifier, s->kbs, s->gate, s->hosts[0], s->hosts[1]};
+
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        if (!all[i]->engine || engine_unpublished(all[i]->engine)) {
+            return 0;
+        }
+    }
+    return count_rows(s->scheduler, "SELECT count(*) FROM attempt WHERE live = 1") == 0;
+}
+
 int check_settled(struct sim *s)
 {
     int open = cvms_alive(s) > 0;
@@ -474,6 +528,7 @@ int check_settled(struct sim *s)
         const struct sim_job *j = &s->jobs[i];
         open = !j->terminal || (j->decided_attempt && !j->fetched);
     }
+    open = open || !drained(s);
     if (open) {
         s->settled_ms = 0;
     } else if (!s->settled_ms) {
@@ -561,6 +616,9 @@ void check_end(struct sim *s)
             sim_fail(s, "5: the CVM of %s.%u lives on %s, its job is over", c->job, c->attempt,
                      c->launcher->name);
         }
+    }
+    if (!drained(s)) {
+        sim_fail(s, "5: stuck: an outbox is not empty, or a place is held for a CVM that is gone");
     }
     for (size_t i = 0; i < ARRAY_LEN(all); i++) {
         scan_db(all[i]);

@@ -102,8 +102,8 @@ static void on_schedule_reply(struct sim *s, void *arg, const Coffer__V1__Reply 
     }
 }
 
-/* A durable request: stored, so the reply is what may be lost. A client that hears nothing, and sees
- * no event of its job, sends it again. */
+/* A durable request: stored, so the reply is what may be lost. A client that hears nothing, and
+ * sees no event of its job, sends it again. */
 static void submit(struct sim *s, void *arg, int64_t n)
 {
     struct sim_job *j = arg;
@@ -185,10 +185,10 @@ static void revoke_grant(struct sim *s, void *arg, int64_t n)
     if (j->revoked || n > 40) {
         return;
     }
-    _cleanup_free_ char *jws = world_sign(
-        json_pack("{s:i,s:s,s:I,s:s}", "v", 1, "cmd", "revoke", "iat",
-                  (json_int_t)(node_clock(s->kbs) / 1000), "grant", world.grant[DS_REVOKED]),
-        world.owner, OWNER_JWS_TYP);
+    _cleanup_free_ char *jws = world_sign(json_pack("{s:i,s:s,s:I,s:s}", "v", 1, "cmd", "revoke",
+                                                    "iat", (json_int_t)(node_clock(s->kbs) / 1000),
+                                                    "grant", world.grant[DS_REVOKED]),
+                                          world.owner, OWNER_JWS_TYP);
     m.command_jws = jws;
     bus_ask(s, NULL, SUBJ_OWNER_COMMAND, &m.base, on_revoke_reply, j);
     sim_in(s, 5000, revoke_grant, j, n + 1);
@@ -245,8 +245,7 @@ static void open_output(struct sim *s, struct sim_job *j, const Coffer__V1__Fetc
         result_open(BYTES(f->data.data, f->data.len), key, &plain, &e) < 0) {
         sim_fail(s, "2: what was released of job %zu does not open: %s", j->index, e.msg);
     }
-    if (plain->n < 1000 ||
-        !memmem(plain->p, plain->n, world_output, strlen(world_output))) {
+    if (plain->n < 1000 || !memmem(plain->p, plain->n, world_output, strlen(world_output))) {
         sim_fail(s, "2: what was released of job %zu is not what its workload wrote", j->index);
     }
     j->fetched = 1;
@@ -306,7 +305,8 @@ void client_saw_decision(struct sim *s, const Coffer__V1__GateDecision *d)
 static void plan_job(struct sim *s, size_t i)
 {
     struct sim_job *j = &s->jobs[i];
-    const struct plan *p = &plans[sim_random(s, 3) ? sim_random(s, ARRAY_LEN(plans)) : sim_random(s, 4)];
+    const struct plan *p =
+        &plans[sim_random(s, 3) ? sim_random(s, ARRAY_LEN(plans)) : sim_random(s, 4)];
     int64_t start = s->now;
 
     *j = (struct sim_job){.sim = s,

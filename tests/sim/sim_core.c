@@ -12,10 +12,13 @@ const char *const break_texts[BREAK_N] = {SIM_BREAKS(X)};
 #undef X
 
 const char *const count_names[COUNT_N] = {
-    [COUNT_MESSAGES] = "messages", [COUNT_CRASHES] = "crashes",   [COUNT_ATTEMPTS] = "CVMs",
-    [COUNT_RELEASES] = "releases", [COUNT_ATTACKS] = "attacks",   [COUNT_DEAD] = "dead letters",
-    [COUNT_RELEASED] = "released", [COUNT_HELD] = "held",         [COUNT_OTHER_END] = "other ends",
-    [COUNT_JOBS] = "jobs",         [COUNT_OPENED] = "opened outputs",
+    [COUNT_MESSAGES] = "messages",     [COUNT_CRASHES] = "crashes",
+    [COUNT_ATTEMPTS] = "CVMs",         [COUNT_RELEASES] = "releases",
+    [COUNT_ATTACKS] = "attacks",       [COUNT_DEAD] = "dead letters",
+    [COUNT_RELEASED] = "released",     [COUNT_HELD] = "held",
+    [COUNT_OTHER_END] = "other ends",  [COUNT_JOBS] = "jobs",
+    [COUNT_OPENED] = "opened outputs", [COUNT_STALE] = "decisions about an old attempt",
+    [COUNT_DISK] = "failed commits",
 };
 
 /* ---- chance ---------------------------------------------------------------------------------- */
@@ -154,7 +157,7 @@ static void each_second(struct sim *s, void *arg, int64_t n)
         sim_trace(s, who->name, "fault: its clock jumps to +%" PRId64 " ms", who->skew_ms);
     }
     if (sim_random(s, 60000) < s->f.cut) {
-        struct node *who = any_service(s);
+        struct node *who = sim_random(s, 2) ? any_service(s) : s->hosts[sim_random(s, SIM_HOSTS)];
         who->cut_until_ms = s->now + sim_between(s, 1000, 60000);
         sim_trace(s, who->name, "fault: cut off from the bus for %" PRId64 " ms",
                   who->cut_until_ms - s->now);
@@ -198,7 +201,8 @@ static void pick_faults(struct sim *s)
     f->server = pick_rate(s, 300, 3000);
     f->jump = pick_rate(s, 200, 2000);
     f->attack = pick_rate(s, 100, 1000);
-    f->cut = pick_rate(s, 200, 1500);
+    f->cut = pick_rate(s, 1000, 6000);
+    f->disk = pick_rate(s, 5, 40);
     f->until_ms = s->now + (s->quiet ? 31000 : sim_between(s, 40000, 150000));
 }
 
@@ -281,6 +285,10 @@ void sim_free(struct sim *s)
 {
     struct node *services[] = {s->scheduler, s->verifier, s->kbs, s->gate};
 
+    for (size_t i = 0; i < s->n_heap; i++) {
+        bus_drop(&s->heap[i]);
+        host_drop(&s->heap[i]);
+    }
     for (size_t i = 0; i < s->n_cvms; i++) {
         cvm_kill(s->cvms[i], NULL);
         free(s->cvms[i]->spec_jws);

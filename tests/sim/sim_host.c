@@ -43,9 +43,16 @@ static void event_arrives(struct sim *s, void *arg, int64_t n)
     free(t);
 }
 
+void host_drop(const struct event *ev)
+{
+    if (ev->fn == event_arrives) {
+        free(ev->arg);
+    }
+}
+
 static void tell(struct node *launcher, const char *job, uint32_t attempt,
-                 enum backend_event_kind kind, const char *detail, const Coffer__V1__Refusal *refusal,
-                 int exit_code, int64_t in_ms)
+                 enum backend_event_kind kind, const char *detail,
+                 const Coffer__V1__Refusal *refusal, int exit_code, int64_t in_ms)
 {
     struct to_launcher *t = xcalloc(1, sizeof(*t));
 
@@ -205,7 +212,8 @@ static void destroy(struct node *launcher, const Coffer__V1__DestroyCvm *d)
         return;
     }
     if (sim_chance(s, s->f.launch) && sim_random(s, 2)) {
-        sim_trace(s, launcher->name, "fault: nothing comes of destroying %s.%u", d->job, d->attempt);
+        sim_trace(s, launcher->name, "fault: nothing comes of destroying %s.%u", d->job,
+                  d->attempt);
         return; /* the launcher asks again */
     }
     if (c) {

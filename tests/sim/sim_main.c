@@ -19,12 +19,13 @@ struct options {
 
 static void usage(FILE *f)
 {
-    fputs("sim --seeds 1..3000 [--jobs 2] [--stats] [--twice]\n"
-          "sim --seed 17 --trace       everything that happens\n"
-          "sim --break NAME --seeds 1..200   a deliberate fault: exit 0 if an invariant catches it\n"
-          "sim --break all             each of them\n"
-          "breaks:\n",
-          f);
+    fputs(
+        "sim --seeds 1..3000 [--jobs 2] [--stats] [--twice]\n"
+        "sim --seed 17 --trace       everything that happens\n"
+        "sim --break NAME --seeds 1..200   a deliberate fault: exit 0 if an invariant catches it\n"
+        "sim --break all             each of them\n"
+        "breaks:\n",
+        f);
     for (int i = 1; i < BREAK_N; i++) {
         fprintf(f, "  %-14s %s\n", break_names[i], break_texts[i]);
     }
@@ -207,11 +208,11 @@ static enum sim_break parse_break(const char *text, int *ret_all)
 
 static int parse(int argc, char **argv, struct options *o, int *ret_all)
 {
-    static const struct option longs[] = {
-        {"seeds", 1, NULL, 's'}, {"seed", 1, NULL, 's'},  {"trace", 0, NULL, 't'},
-        {"jobs", 1, NULL, 'j'},  {"break", 1, NULL, 'b'}, {"twice", 0, NULL, 'w'},
-        {"stats", 0, NULL, 'S'}, {"tail", 1, NULL, 'T'},  {"help", 0, NULL, 'h'},
-        {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {{"seeds", 1, NULL, 's'}, {"seed", 1, NULL, 's'},
+                                          {"trace", 0, NULL, 't'}, {"jobs", 1, NULL, 'j'},
+                                          {"break", 1, NULL, 'b'}, {"twice", 0, NULL, 'w'},
+                                          {"stats", 0, NULL, 'S'}, {"tail", 1, NULL, 'T'},
+                                          {"help", 0, NULL, 'h'},  {NULL, 0, NULL, 0}};
     int c, breaking = 0;
 
     while ((c = getopt_long(argc, argv, "", longs, NULL)) >= 0) {

@@ -1,11 +1,12 @@
-/* One service: its engine over a database that outlives it. What a turn of the loop delivered is one
- * transaction, as in common/shell.c; here every instant of it can be the last. */
+/* One service: its engine over a database that outlives it. What a turn of the loop delivered is
+ * one transaction, as in common/shell.c; here every instant of it can be the last. */
 #include <inttypes.h>
 
 #include "tests/sim/sim.h"
 
 #define SPINS_MAX 20000 /* ticks without a message: a timer that never gets what it wants */
 #define REQUEUE_EVERY_MS 60000
+#define DB_RETRY_MS 2000
 
 enum crash_at {
     CRASH_NOT,
@@ -82,8 +83,7 @@ static void turn(struct sim *s, void *arg, int64_t epoch);
 
 static void open_engine(struct node *n)
 {
-    struct engine_opts o = {
-        .clock = node_clock, .clock_arg = n, .config = n->config, .db = n->db};
+    struct engine_opts o = {.clock = node_clock, .clock_arg = n, .config = n->config, .db = n->db};
     struct err e = {0};
 
     if (engine_open(n->def, &o, &n->engine, &e) < 0) {
@@ -154,9 +154,10 @@ static void restore(struct node *n, struct db *from)
 
 static void forget(struct node *n)
 {
-    const char *sql = n->sim->brk == BREAK_RELEASE_TWICE && n->id == SVC_KBS ? "DELETE FROM releases"
-                      : n->sim->brk == BREAK_UNDECIDED && n->id == SVC_GATE  ? "DELETE FROM decision"
-                                                                             : NULL;
+    const char *sql = n->sim->brk == BREAK_RELEASE_TWICE && n->id == SVC_KBS
+                          ? "DELETE FROM releases"
+                      : n->sim->brk == BREAK_UNDECIDED && n->id == SVC_GATE ? "DELETE FROM decision"
+                                                                            : NULL;
     if (sql) {
         sqlite3_exec(db_handle(n->db), sql, NULL, NULL, NULL);
     }
@@ -351,7 +352,33 @@ static void keep_before(struct node *n)
     }
 }
 
-/* Handles in[0..n_take) in one transaction. -1: it crashed. */
+static int refuse_commit(void *arg)
+{
+    (void)arg;
+    return 1;
+}
+
+/* The disk says no. 1: it did, and everything is as it was before. */
+static int commit_fails(struct node *n)
+{
+    struct err e = {0};
+
+    if (n->id == SVC_WORKER || !sim_chance(n->sim, n->sim->f.disk)) {
+        return 0;
+    }
+    sqlite3_commit_hook(db_handle(n->db), refuse_commit, NULL);
+    int rc = engine_commit(n->engine, &e);
+    sqlite3_commit_hook(db_handle(n->db), NULL, NULL);
+    if (rc == 0) { /* there was nothing to write */
+        sim_fail(n->sim, "%s: a commit succeeds that should fail", n->name);
+    }
+    engine_rollback(n->engine);
+    sim_trace(n->sim, n->name, "fault: the commit fails");
+    n->sim->counts[COUNT_DISK]++;
+    return 1;
+}
+
+/* Handles in[0..n_take) in one transaction. -1: it crashed; 1: it was undone. */
 static int transact(struct node *n, size_t n_take, enum disposition *disp, int *delay_ms,
                     enum crash_at at, uint64_t *ret_committed)
 {
@@ -370,12 +397,19 @@ static int transact(struct node *n, size_t n_take, enum disposition *disp, int *
     for (size_t i = 0; i < n_take; i++) {
         handle_one(n, &n->in[i], &disp[i], &delay_ms[i]);
     }
-    if (!(s->brk == BREAK_DEADLINES && n->id == SVC_SCHEDULER) &&
-        engine_tick(n->engine, &e) < 0) {
+    if (!(s->brk == BREAK_DEADLINES && n->id == SVC_SCHEDULER) && engine_tick(n->engine, &e) < 0) {
         sim_fail(s, "%s: tick: %s", n->name, e.msg);
     }
     if (at == CRASH_BEFORE_COMMIT) {
         return -1;
+    }
+    if (!at && commit_fails(n)) {
+        for (size_t i = 0; i < n_take; i++) {
+            disp[i] = DISP_NAK;
+            delay_ms[i] = DB_RETRY_MS;
+        }
+        n->tick_not_before_ms = s->now + DB_RETRY_MS;
+        return 1;
     }
     if (engine_commit(n->engine, &e) < 0) {
         sim_fail(s, "%s: commit: %s", n->name, e.msg);
@@ -400,7 +434,9 @@ static void acknowledge(struct node *n, size_t n_take, const enum disposition *d
         payload_unref(n->in[i].wire.payload);
     }
     n->n_in -= n_take;
-    memmove(n->in, n->in + n_take, n->n_in * sizeof(*n->in));
+    for (size_t i = 0; i < n->n_in; i++) {
+        n->in[i] = n->in[i + n_take];
+    }
 }
 
 static void turn(struct sim *s, void *arg, int64_t epoch)
@@ -418,15 +454,16 @@ static void turn(struct sim *s, void *arg, int64_t epoch)
     take = take < ARRAY_LEN(disp) ? take : ARRAY_LEN(disp);
     enum crash_at at = pick_crash(n);
     keep_before(n);
-    if (transact(n, take, disp, delay_ms, at, &committed) < 0) {
+    int rc = transact(n, take, disp, delay_ms, at, &committed);
+    if (rc < 0) {
         crash_at(n, at, committed);
         return;
     }
-    if (publish_all(n, at) < 0) {
+    if (rc == 0 && publish_all(n, at) < 0) {
         crash_at(n, at, committed);
         return;
     }
-    if (act_all(n, at) < 0) {
+    if (rc == 0 && act_all(n, at) < 0) {
         if (n->engine && n->epoch == epoch) {
             node_crash(n, crash_texts[CRASH_AMID_ACTIONS]);
         }
@@ -510,6 +547,7 @@ static void arm_tick(struct node *n)
         return;
     }
     at -= n->skew_ms;
+    at = at < n->tick_not_before_ms ? n->tick_not_before_ms : at;
     sim_at(n->sim, at <= n->sim->now ? n->sim->now + 1 : at, tick, n, ++n->tick_token);
 }
 

@@ -45,13 +45,20 @@ void worker_boot(struct cvm_run *c)
     struct err e = {0};
     char name[40];
 
+    if (s->brk == BREAK_KEY_IN_EVENT) {
+        char *key = b64url_encode(secret_cp(world.key[DS_GOOD]), secret_n(world.key[DS_GOOD]));
+        err_refuse(&e, ERR_DENIED, "worker", "nothing", "key %s", key);
+        free(key);
+        end_refused(c, &e);
+        return;
+    }
     if (parse_launch(c, &e) < 0) {
         end_refused(c, &e);
         return;
     }
     snprintf(name, sizeof(name), "worker%zu", s->n_workers);
-    struct node *n =
-        node_open(s, SVC_WORKER, name, c->launcher->host, &worker_service, world.config[SVC_WORKER]);
+    struct node *n = node_open(s, SVC_WORKER, name, c->launcher->host, &worker_service,
+                               world.config[SVC_WORKER]);
     s->workers[s->n_workers++] = n;
     n->cvm = c;
     c->worker = n;
@@ -109,7 +116,8 @@ static void make_output(const struct sim_job *j, struct worker_outcome *o, struc
         return;
     }
     if (j->workload == WL_VERBATIM) {
-        /* A quarter of it: between holdAt and rejectAt, or above, as the job's gate policy has it. */
+        /* A quarter of it: between holdAt and rejectAt, or above, as the job's gate policy has it.
+         */
         MUST(buf_add(plain, world.plain.p, 512, e));
     }
     while (plain->n < 1024) {
@@ -152,9 +160,6 @@ static void run_ends(struct sim *s, void *arg, int64_t epoch)
     phase(n->cvm, 4, "seal");
     if (s->brk == BREAK_PLAIN_RESULT && plain.n) {
         bus_inject(s, n->name, SUBJ_RESULT, n->cvm->job, "plain", buf_bytes(&plain), "");
-        struct outgoing out = {
-            .subject = "coffer.v1.result.x", .msg_id = "plain", .payload = buf_bytes(&plain)};
-        check_out(n, &out);
     }
     (void)node_call(n, take_outcome, &o);
 }

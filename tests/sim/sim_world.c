@@ -60,12 +60,11 @@ static void make_keys(void)
 static void write_trust(const char *name, int with_attacker)
 {
     _cleanup_free_ char *path = xasprintf("%s/%s", world.dir, name), *text = NULL;
-    _cleanup_json_ json_t *j =
-        json_pack("{s:i,s:[o],s:[o],s:o,s:[o],s:o,s:[o]}", "v", 1, "verifier",
-                  jkey_public_jwk(world.verifier), "kbs", jkey_public_jwk(world.kbs_sign),
-                  "kbs_seal", jkey_public_jwk(world.kbs_seal), "gate", jkey_public_jwk(world.gate),
-                  "gate_seal", jkey_public_jwk(world.gate_seal), "reviewers",
-                  jkey_public_jwk(world.reviewer));
+    _cleanup_json_ json_t *j = json_pack(
+        "{s:i,s:[o],s:[o],s:o,s:[o],s:o,s:[o]}", "v", 1, "verifier",
+        jkey_public_jwk(world.verifier), "kbs", jkey_public_jwk(world.kbs_sign), "kbs_seal",
+        jkey_public_jwk(world.kbs_seal), "gate", jkey_public_jwk(world.gate), "gate_seal",
+        jkey_public_jwk(world.gate_seal), "reviewers", jkey_public_jwk(world.reviewer));
 
     if (with_attacker) {
         json_array_append_new(json_object_get(j, "verifier"), jkey_public_jwk(world.attacker));
@@ -101,8 +100,9 @@ static void make_config(void)
     struct config_item *v;
 
     v = with_common(&verifier_service, &n);
-    world.config[SVC_VERIFIER] = config_make(v, n, "data-dir", verifier, "trust", trust,
-                                             "allow-sample", "true", "generate-keys", "false", NULL);
+    world.config[SVC_VERIFIER] =
+        config_make(v, n, "data-dir", verifier, "trust", trust, "allow-sample", "true",
+                    "generate-keys", "false", NULL);
     v = with_common(&kbs_service, &n);
     world.config[SVC_KBS] =
         config_make(v, n, "data-dir", kbs, "trust", trust, "generate-keys", "false", NULL);
@@ -116,7 +116,8 @@ static void make_config(void)
     world.config[SVC_SCHEDULER] = config_make(
         v, n, "queue-timeout-ms", "180000", "launch-timeout-ms", "30000", "attest-timeout-ms",
         "30000", "keys-timeout-ms", "30000", "run-grace-ms", "5000", "seal-timeout-ms", "20000",
-        "decision-timeout-ms", "150000", "host-gone-ms", "120000", "resume-grace-ms", "10000", NULL);
+        "decision-timeout-ms", "150000", "held-timeout-ms", "600000", "host-gone-ms", "120000",
+        "resume-grace-ms", "10000", NULL);
     v = with_common(&worker_service, &n);
     world.config[SVC_WORKER] = config_make(v, n, NULL);
     v = with_common(&launcher_service, &n);
@@ -246,9 +247,8 @@ static void put_grant(struct engine *g, const char *secret, const char *tee, int
 
 static void fill_kbs(void)
 {
-    struct engine_opts o = {.clock = start_clock,
-                            .config = world.config[SVC_KBS],
-                            .db = world.template[SVC_KBS]};
+    struct engine_opts o = {
+        .clock = start_clock, .config = world.config[SVC_KBS], .db = world.template[SVC_KBS]};
     struct engine *g = NULL;
     char unused[32];
 
@@ -332,11 +332,22 @@ void world_make(void)
 
 void world_done(void)
 {
-    static const char *const files[] = {
-        "verifier/sign.jwk", "verifier/sign.pub.jwk", "kbs/sign.jwk",  "kbs/sign.pub.jwk",
-        "kbs/seal.jwk",      "kbs/seal.pub.jwk",      "kbs/kek",       "gate/sign.jwk",
-        "gate/sign.pub.jwk", "gate/seal.jwk",         "gate/seal.pub.jwk", "trust.json",
-        "bad-trust.json",    "verifier",              "kbs",           "gate"};
+    static const char *const files[] = {"verifier/sign.jwk",
+                                        "verifier/sign.pub.jwk",
+                                        "kbs/sign.jwk",
+                                        "kbs/sign.pub.jwk",
+                                        "kbs/seal.jwk",
+                                        "kbs/seal.pub.jwk",
+                                        "kbs/kek",
+                                        "gate/sign.jwk",
+                                        "gate/sign.pub.jwk",
+                                        "gate/seal.jwk",
+                                        "gate/seal.pub.jwk",
+                                        "trust.json",
+                                        "bad-trust.json",
+                                        "verifier",
+                                        "kbs",
+                                        "gate"};
 
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {
         _cleanup_free_ char *path = xasprintf("%s/%s", world.dir, files[i]);
