@@ -308,14 +308,37 @@ static int check_release(struct svc *s, struct attempt_id id, const char *jws,
     return 0;
 }
 
-static int supersede_older(struct svc *s, struct attempt_id id, struct err *e)
+static int supersede_one(struct svc *s, struct attempt_id id, struct effects *fx, struct err *e)
+{
+    _cleanup_(result_row_done) struct result_row row = {0};
+    struct err why = {0};
+
+    if (store_result_get(s->db, id, &row, e)) {
+        return -1;
+    }
+    if (row.state == RS_HELD) {
+        if (db_savepoint(s->db, e)) {
+            return -1;
+        }
+        if (review_supersede(s, id, fx, &why) == 0) {
+            return db_release(s->db, e);
+        }
+        if (!db_in_transaction(s->db)) {
+            return err_set(e, ERR_IO, "%s", why.msg);
+        }
+        db_rollback_to(s->db);
+    }
+    /* It is being received; or it cannot be opened any more, and must still end. */
+    return admission_apply(s, id, EV_FENCE, s->now_ms + config_int(s->config, "record-keep-ms"), e);
+}
+
+static int supersede_older(struct svc *s, struct attempt_id id, struct effects *fx, struct err *e)
 {
     struct attempt_id old = {.job = id.job};
     int rc;
 
     while ((rc = store_older_open(s->db, id, &old.n, e)) == 1) {
-        if (admission_apply(s, old, EV_FENCE, s->now_ms + config_int(s->config, "record-keep-ms"),
-                            e)) {
+        if (supersede_one(s, old, fx, e)) {
             return -1;
         }
     }
@@ -373,7 +396,7 @@ int admit_release(struct svc *s, struct attempt_id id, const char *release_jws, 
         return streq(known, cnf) ? 0 : err_refuse(e, ERR_REPLAY, "release.cnf", known, "%s", cnf);
     }
     if (store_fence_add(s->db, id, cnf, (iat_ms > s->now_ms ? iat_ms : s->now_ms) + keep_ms, e) ||
-        supersede_older(s, id, e)) {
+        supersede_older(s, id, fx, e)) {
         return -1;
     }
     return admit_waiting(s, id, cnf, fx, e);

@@ -255,5 +255,7 @@ int release_fetch(struct svc *s, const struct msg *m, const Coffer__V1__FetchRes
 int review_handle(struct svc *s, const struct msg *m, const Coffer__V1__ReviewRequest *q,
                   struct effects *fx, struct err *e);
 int review_expire(struct svc *s, struct attempt_id id, struct effects *fx, struct err *e);
+/* A newer attempt has keys: the held result of this one is rejected, and that is told. */
+int review_supersede(struct svc *s, struct attempt_id id, struct effects *fx, struct err *e);
 
 #endif

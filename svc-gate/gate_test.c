@@ -695,6 +695,11 @@ static void test_held_superseded(void **state)
     (void)state;
     hold_one();
     fixture_release(F, JOB, 2, F->stranger);
+    /* Told, for those who still take the held attempt for the latest. */
+    expect_decision(COFFER__V1__GATE_OUTCOME__GATE_REJECTED, "result.attempt");
+    assert_int_equal(F->decisions[0]->attempt, 1);
+    assert_int_equal(F->decisions[0]->revision, 2);
+    fixture_clear(F);
     review(F->reviewer, "approve", NOW_S);
     expect_refusal(ERR_WRONG_STATE, "result.state", "held", "superseded");
 }

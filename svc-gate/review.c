@@ -302,6 +302,17 @@ int review_expire(struct svc *s, struct attempt_id id, struct effects *fx, struc
     return decide_held(s, id, EV_EXPIRE, NULL, &reason, fx, e);
 }
 
+/* Whoever waits for the review of an attempt that it still takes for the latest must hear that
+ * there will be none: a host may have launched the newer one by itself. */
+int review_supersede(struct svc *s, struct attempt_id id, struct effects *fx, struct err *e)
+{
+    struct err reason = {0};
+
+    err_refuse(&reason, ERR_STALE, "result.attempt", "the latest attempt that has keys",
+               "%lld, and a newer one has", (long long)id.n);
+    return decide_held(s, id, EV_FENCE, NULL, &reason, fx, e);
+}
+
 int review_handle(struct svc *s, const struct msg *m, const Coffer__V1__ReviewRequest *q,
                   struct effects *fx, struct err *e)
 {
