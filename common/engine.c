@@ -12,14 +12,15 @@ static const char *const engine_migrations[] = {
     "CREATE TABLE inbox_state(one INTEGER PRIMARY KEY CHECK (one = 1), current INTEGER NOT NULL,"
     "  since_ms INTEGER NOT NULL);"
     "INSERT INTO inbox_state VALUES (1, 0, 0);"
-    "CREATE TABLE outbox(id INTEGER PRIMARY KEY AUTOINCREMENT, subject TEXT NOT NULL,"
-    "  msg_id TEXT NOT NULL, traceparent TEXT NOT NULL, payload BLOB NOT NULL, acked_ms INTEGER);",
+    "CREATE TABLE outbox(id INTEGER PRIMARY KEY, subject TEXT NOT NULL, msg_id TEXT NOT NULL,"
+    "  traceparent TEXT NOT NULL, payload BLOB NOT NULL);"
+    "CREATE TABLE outbox_state(one INTEGER PRIMARY KEY CHECK (one = 1),"
+    "  acked_to INTEGER NOT NULL, at_ms INTEGER NOT NULL);"
+    "INSERT INTO outbox_state VALUES (1, 0, 0);",
 };
 
-static const char *const sql_inbox_seen[2] = {
-    "SELECT 1 FROM inbox0 WHERE msg_id = ?",
-    "SELECT 1 FROM inbox1 WHERE msg_id = ?",
-};
+static const char sql_inbox_seen[] = "SELECT 1 FROM inbox0 WHERE msg_id = ?1 UNION ALL"
+                                     " SELECT 1 FROM inbox1 WHERE msg_id = ?1 LIMIT 1";
 static const char *const sql_inbox_add[2] = {
     "INSERT OR IGNORE INTO inbox0 VALUES (?)",
     "INSERT OR IGNORE INTO inbox1 VALUES (?)",
@@ -71,7 +72,6 @@ int engine_open(const struct service_def *def, const struct engine_opts *o, stru
     g->clock = o->clock;
     g->clock_arg = o->clock_arg;
     g->fx.g = g;
-    g->recent_ms = INT64_MAX;
     g->db = o->db;
     g->borrowed_db = o->db != NULL;
     if ((!g->db && db_open(o->db_path, def->migrations, def->n_migrations, &g->db, e) < 0) ||
@@ -79,7 +79,7 @@ int engine_open(const struct service_def *def, const struct engine_opts *o, stru
         load_inbox_state(g, e) < 0) {
         return -1;
     }
-    if (outbox_count_unacked(g, e) < 0) {
+    if (outbox_open(g, e) < 0) {
         return -1;
     }
     g->svc = (struct svc){
@@ -115,7 +115,7 @@ void engine_close(struct engine *g)
     free(g->doable.v);
     out_done(&g->handed);
     free(g->handed_action.data);
-    free(g->acks);
+    free(g->sent.v);
     if (!g->borrowed_db) {
         db_close(g->db);
     }
@@ -145,17 +145,12 @@ int engine_begin(struct engine *g, struct err *e)
 
 static int inbox_seen(struct engine *g, const char *key, int *ret, struct err *e)
 {
-    for (int i = 0; i < 2; i++) {
-        int64_t seen = 0;
-        if (db_get_int(g->db, e, 0, &seen, sql_inbox_seen[i], "t", key) < 0) {
-            return -1;
-        }
-        if (seen) {
-            *ret = 1;
-            return 0;
-        }
+    int64_t seen = 0;
+
+    if (db_get_int(g->db, e, 0, &seen, sql_inbox_seen, "t", key) < 0) {
+        return -1;
     }
-    *ret = 0;
+    *ret = seen != 0;
     return 0;
 }
 
@@ -340,17 +335,17 @@ int engine_tick(struct engine *g, struct err *e)
 
 int engine_commit(struct engine *g, struct err *e)
 {
-    size_t unacked = g->unacked;
+    int64_t acked_to;
 
-    if (outbox_flush_acks(g, e) < 0 || db_commit(g->db, e) < 0) {
-        g->unacked = unacked; /* the acknowledgements are kept for the next commit */
-        return -1;
+    if (outbox_flush_acks(g, &acked_to, e) < 0 || db_commit(g->db, e) < 0) {
+        return -1; /* the acknowledgements are kept for the next commit */
     }
-    g->n_acks = 0;
+    outbox_acks_flushed(g, acked_to);
     g->stats.commits++;
     for (size_t i = 0; i < g->fx.out.n; i++) {
         struct out *o = &g->fx.out.v[i];
         if (o->outbox_id > 0) {
+            sent_push(&g->sent)->id = o->outbox_id;
             g->unacked++;
             g->last_id = o->outbox_id;
             /* Behind a backlog that is still in the database, order is kept by loading it later. */
@@ -383,7 +378,7 @@ int64_t engine_next_tick_ms(struct engine *g)
     if (g->def->tick && g->def->next_tick_ms) {
         next = g->def->next_tick_ms(&g->svc);
     }
-    if (g->n_acks && g->acks_since_ms + ACK_FLUSH_MS < next) {
+    if (g->acks_unrecorded && g->acks_since_ms + ACK_FLUSH_MS < next) {
         next = g->acks_since_ms + ACK_FLUSH_MS;
     }
     if (g->n_marks && g->marks[0].at_ms + ENGINE_OUTBOX_KEEP_MS + 1 < next) {

@@ -35,6 +35,11 @@ struct action *action_push(struct action_list *l)
     return list_push((void **)&l->v, &l->head, &l->n, &l->size, sizeof(*l->v));
 }
 
+struct sent *sent_push(struct sent_list *l)
+{
+    return list_push((void **)&l->v, &l->head, &l->n, &l->size, sizeof(*l->v));
+}
+
 void out_truncate(struct out_list *l, size_t n)
 {
     while (l->n > n && l->n > l->head) {

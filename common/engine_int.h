@@ -33,6 +33,16 @@ struct action_list {
     size_t head, n, size;
 };
 
+/* Rows in the order of their ids, whether each has its PubAck. */
+struct sent {
+    int64_t id;
+    int acked;
+};
+struct sent_list {
+    struct sent *v;
+    size_t head, n, size;
+};
+
 struct effects {
     struct engine *g;
     char traceparent[TRACEPARENT_LEN + 1];
@@ -58,13 +68,16 @@ struct engine {
     struct out handed;           /* what engine_next_out lent */
     struct action handed_action; /* what engine_next_action lent */
 
-    int64_t *acks; /* PubAcks not yet recorded */
-    size_t n_acks, size_acks;
+    struct sent_list sent; /* durable rows above acked_to */
+    size_t unacked;        /* of those, without PubAck */
+    int64_t acked_to;      /* every row up to this has its PubAck; as the database has it */
+    int64_t acked_at_ms;   /* when it was written there */
+    int64_t next_id;       /* of the next row: never an old one again */
+    int acks_unrecorded;   /* PubAcks came since the last commit */
     int64_t acks_since_ms;
 
-    size_t unacked;          /* outbox rows without PubAck */
     int64_t loaded_up_to_id; /* requeue: rows above are still in the database only */
-    int64_t recent_ms;       /* requeue: acked at or after this are sent again; INT64_MAX: none */
+    int load_acked;          /* requeue: those with PubAck are sent again too */
     int more_in_db;
 
     int64_t last_id;
@@ -81,6 +94,7 @@ struct engine {
 void out_done(struct out *o);
 struct out *out_push(struct out_list *l);
 struct action *action_push(struct action_list *l);
+struct sent *sent_push(struct sent_list *l);
 void out_truncate(struct out_list *l, size_t n);
 void action_truncate(struct action_list *l, size_t n);
 void effects_clear(struct effects *fx);
@@ -88,9 +102,11 @@ void effects_clear(struct effects *fx);
 /* engine_outbox.c: what leaves, and what is forgotten. */
 /* Gives the durable effects from `from` on their outbox rows. */
 int outbox_store(struct engine *g, size_t from, struct err *e);
-int outbox_count_unacked(struct engine *g, struct err *e);
-/* Records PubAcks; they are dropped from memory only when the commit succeeded. */
-int outbox_flush_acks(struct engine *g, struct err *e);
+/* What the database knows of PubAcks, at open. */
+int outbox_open(struct engine *g, struct err *e);
+/* Writes how far the PubAcks go; *ret is that, for outbox_acks_flushed after the commit. */
+int outbox_flush_acks(struct engine *g, int64_t *ret, struct err *e);
+void outbox_acks_flushed(struct engine *g, int64_t acked_to);
 /* Forgets outbox rows that were acknowledged long enough ago, and turns the inbox. */
 int engine_prune(struct engine *g, struct err *e);
 

@@ -2,15 +2,17 @@
 
 #include "common/engine_int.h"
 
+/* PubAcks come nearly in order. So what is stored of them is one number, up to which all have come:
+ * one small row in a commit instead of one for each message. After a crash the few above it go out
+ * again, and are recognised by their message ids. */
 static const char sql_outbox_add[] =
-    "INSERT INTO outbox(subject, msg_id, traceparent, payload) VALUES (?, ?, ?, ?)";
-static const char sql_outbox_ack[] =
-    "UPDATE outbox SET acked_ms = ? WHERE id BETWEEN ? AND ? AND acked_ms IS NULL";
-static const char sql_outbox_prune[] = "DELETE FROM outbox WHERE id <= ? AND acked_ms IS NOT NULL";
-static const char sql_outbox_load[] =
-    "SELECT id, subject, msg_id, traceparent, payload FROM outbox"
-    " WHERE id > ? AND (acked_ms IS NULL OR acked_ms >= ?) ORDER BY id LIMIT ?";
-static const char sql_outbox_unacked[] = "SELECT count(*) FROM outbox WHERE acked_ms IS NULL";
+    "INSERT INTO outbox(id, subject, msg_id, traceparent, payload) VALUES (?, ?, ?, ?, ?)";
+static const char sql_outbox_acked_to[] = "UPDATE outbox_state SET acked_to = ?, at_ms = ?";
+static const char sql_outbox_state[] = "SELECT acked_to, at_ms FROM outbox_state";
+static const char sql_outbox_prune[] = "DELETE FROM outbox WHERE id BETWEEN ? AND ?";
+static const char sql_outbox_load[] = "SELECT id, subject, msg_id, traceparent, payload FROM outbox"
+                                      " WHERE id > ? ORDER BY id LIMIT ?";
+static const char sql_outbox_ids[] = "SELECT id FROM outbox WHERE id > ? ORDER BY id";
 
 static const char *const sql_inbox_clear[2] = {"DELETE FROM inbox0", "DELETE FROM inbox1"};
 static const char sql_inbox_turn[] = "UPDATE inbox_state SET current = ?, since_ms = ?";
@@ -24,24 +26,70 @@ int outbox_store(struct engine *g, size_t from, struct err *e)
         if (o->outbox_id != -1) {
             continue;
         }
-        if (db_run(g->db, e, sql_outbox_add, "tttb", o->subject, o->msg_id, o->traceparent,
-                   BYTES(o->payload, o->payload_n)) < 0) {
+        if (db_run(g->db, e, sql_outbox_add, "itttb", g->next_id, o->subject, o->msg_id,
+                   o->traceparent, BYTES(o->payload, o->payload_n)) < 0) {
             return -1;
         }
-        o->outbox_id = db_last_rowid(g->db);
+        o->outbox_id = g->next_id++;
     }
     return 0;
 }
 
-int outbox_count_unacked(struct engine *g, struct err *e)
+static int load_state(struct engine *g, struct err *e)
 {
-    int64_t n = 0;
+    _cleanup_rows_ struct db_rows *r = NULL;
 
-    if (db_get_int(g->db, e, 0, &n, sql_outbox_unacked, "") < 0) {
+    if (db_query(g->db, e, &r, sql_outbox_state, "") < 0) {
         return -1;
     }
-    g->unacked = (size_t)n;
+    int rc = db_next(r, e);
+    if (rc <= 0) {
+        return rc < 0 ? -1 : err_set(e, ERR_INTERNAL, "database has no outbox state");
+    }
+    g->acked_to = db_int(r, 0);
+    g->acked_at_ms = db_int(r, 1);
     return 0;
+}
+
+int outbox_open(struct engine *g, struct err *e)
+{
+    _cleanup_rows_ struct db_rows *r = NULL;
+    int rc;
+
+    if (load_state(g, e) < 0 || db_query(g->db, e, &r, sql_outbox_ids, "i", g->acked_to) < 0) {
+        return -1;
+    }
+    g->next_id = g->acked_to + 1;
+    while ((rc = db_next(r, e)) > 0) {
+        sent_push(&g->sent)->id = db_int(r, 0);
+        g->next_id = db_int(r, 0) + 1;
+        g->unacked++;
+    }
+    g->last_id = g->next_id - 1; /* what an earlier life left is pruned in its time */
+    return rc;
+}
+
+/* NULL: it is at most acked_to. */
+static struct sent *find_sent(const struct engine *g, int64_t id)
+{
+    size_t low = g->sent.head, high = g->sent.n;
+
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        if (g->sent.v[mid].id < id) {
+            low = mid + 1;
+        } else {
+            high = mid;
+        }
+    }
+    return low < g->sent.n && g->sent.v[low].id == id ? &g->sent.v[low] : NULL;
+}
+
+static int is_acked(const struct engine *g, int64_t id)
+{
+    const struct sent *s = find_sent(g, id);
+
+    return !s || s->acked;
 }
 
 static int load_outbox(struct engine *g, struct err *e)
@@ -50,21 +98,24 @@ static int load_outbox(struct engine *g, struct err *e)
     size_t rows = 0;
     int rc;
 
-    if (db_query(g->db, e, &r, sql_outbox_load, "iii", g->loaded_up_to_id, g->recent_ms,
+    if (db_query(g->db, e, &r, sql_outbox_load, "ii", g->loaded_up_to_id,
                  (int64_t)OUTBOX_LOAD_ROWS) < 0) {
         return -1;
     }
     while ((rc = db_next(r, e)) > 0) {
+        rows++;
+        g->loaded_up_to_id = db_int(r, 0);
+        if (!g->load_acked && is_acked(g, g->loaded_up_to_id)) {
+            continue;
+        }
         struct out *o = out_push(&g->ready);
         struct bytes payload = db_blob(r, 4);
-        o->outbox_id = db_int(r, 0);
+        o->outbox_id = g->loaded_up_to_id;
         o->subject = xstrdup(db_text(r, 1));
         o->msg_id = xstrdup(db_text(r, 2));
         snprintf(o->traceparent, sizeof(o->traceparent), "%s", db_text(r, 3));
         o->payload = xmemdup(payload.p, payload.n);
         o->payload_n = payload.n;
-        g->loaded_up_to_id = o->outbox_id;
-        rows++;
     }
     g->more_in_db = rows == OUTBOX_LOAD_ROWS;
     return rc;
@@ -74,7 +125,7 @@ int engine_requeue_outbox(struct engine *g, int recent, struct err *e)
 {
     struct out_list keep = {0};
 
-    if (g->n_acks) {
+    if (g->acks_unrecorded) {
         if (engine_begin(g, e) < 0 || engine_commit(g, e) < 0) {
             engine_rollback(g);
             return -1;
@@ -90,14 +141,16 @@ int engine_requeue_outbox(struct engine *g, int recent, struct err *e)
     }
     free(g->ready.v);
     g->ready = keep;
-    g->loaded_up_to_id = 0;
-    g->recent_ms = recent ? g->clock(g->clock_arg) - ENGINE_OUTBOX_KEEP_MS : INT64_MAX;
+    /* All that is left of rows with PubAck is from the time just before the last one was recorded.
+     */
+    g->load_acked = recent && g->clock(g->clock_arg) - g->acked_at_ms <= ENGINE_OUTBOX_KEEP_MS;
+    g->loaded_up_to_id = g->load_acked ? 0 : g->acked_to;
     return load_outbox(g, e);
 }
 
 int engine_next_out(struct engine *g, struct outgoing *ret)
 {
-    if (g->ready.head == g->ready.n && g->more_in_db) {
+    while (g->ready.head == g->ready.n && g->more_in_db) {
         struct err e;
         if (load_outbox(g, &e) < 0) {
             return 0; /* the rows stay; the next requeue finds them */
@@ -134,43 +187,64 @@ int engine_next_action(struct engine *g, int *ret_kind, struct bytes *ret_data)
 
 void engine_published(struct engine *g, int64_t outbox_id)
 {
-    if (g->n_acks == g->size_acks) {
-        g->size_acks = g->size_acks ? g->size_acks * 2 : 64;
-        g->acks = xrealloc(g->acks, g->size_acks * sizeof(*g->acks));
+    struct sent *s = find_sent(g, outbox_id);
+
+    if (!s || s->acked) {
+        return; /* it went out twice */
     }
-    if (!g->n_acks) {
+    s->acked = 1;
+    g->unacked--;
+    if (!g->acks_unrecorded) {
+        g->acks_unrecorded = 1;
         g->acks_since_ms = g->clock(g->clock_arg);
     }
-    g->acks[g->n_acks++] = outbox_id;
 }
 
-static int by_id(const void *a, const void *b)
+int outbox_flush_acks(struct engine *g, int64_t *ret, struct err *e)
 {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return (x > y) - (x < y);
-}
-
-/* PubAcks come nearly in order: a run of ids is one UPDATE. */
-int outbox_flush_acks(struct engine *g, struct err *e)
-{
-    if (!g->n_acks) {
-        return 0;
+    *ret = g->acked_to;
+    for (size_t i = g->sent.head; i < g->sent.n && g->sent.v[i].acked; i++) {
+        *ret = g->sent.v[i].id;
     }
-    int64_t now = g->clock(g->clock_arg);
-    qsort(g->acks, g->n_acks, sizeof(*g->acks), by_id);
-    for (size_t i = 0; i < g->n_acks;) {
-        size_t j = i;
-        while (j + 1 < g->n_acks && g->acks[j + 1] <= g->acks[j] + 1) {
-            j++;
+    return *ret == g->acked_to
+               ? 0
+               : db_run(g->db, e, sql_outbox_acked_to, "ii", *ret, g->clock(g->clock_arg));
+}
+
+void outbox_acks_flushed(struct engine *g, int64_t acked_to)
+{
+    if (acked_to != g->acked_to) {
+        g->acked_to = acked_to;
+        g->acked_at_ms = g->clock(g->clock_arg);
+    }
+    while (g->sent.head < g->sent.n && g->sent.v[g->sent.head].id <= acked_to) {
+        g->sent.head++;
+    }
+    /* The tail must not wander through memory for ever. */
+    if (g->sent.head > 4096 && g->sent.head > g->sent.n / 2) {
+        g->sent.n -= g->sent.head;
+        memmove(g->sent.v, g->sent.v + g->sent.head, g->sent.n * sizeof(g->sent.v[0]));
+        g->sent.head = 0;
+    }
+    g->acks_unrecorded = 0;
+}
+
+/* Rows up to `id`, but those that still wait for their PubAck. */
+static int prune_up_to(struct engine *g, int64_t id, struct err *e)
+{
+    int64_t from = 0;
+
+    for (size_t i = g->sent.head; i < g->sent.n && g->sent.v[i].id <= id; i++) {
+        int64_t kept = g->sent.v[i].id;
+        if (g->sent.v[i].acked) {
+            continue;
         }
-        if (db_run(g->db, e, sql_outbox_ack, "iii", now, g->acks[i], g->acks[j]) < 0) {
+        if (kept > from && db_run(g->db, e, sql_outbox_prune, "ii", from, kept - 1) < 0) {
             return -1;
         }
-        size_t changed = (size_t)db_changes(g->db);
-        g->unacked -= changed < g->unacked ? changed : g->unacked;
-        i = j + 1;
+        from = kept + 1;
     }
-    return 0;
+    return from <= id ? db_run(g->db, e, sql_outbox_prune, "ii", from, id) : 0;
 }
 
 int engine_prune(struct engine *g, struct err *e)
@@ -182,7 +256,7 @@ int engine_prune(struct engine *g, struct err *e)
         g->marks[g->n_marks++] = (struct prune_mark){.at_ms = now, .id = g->last_id};
     }
     if (g->n_marks && now - g->marks[0].at_ms > ENGINE_OUTBOX_KEEP_MS) {
-        if (db_run(g->db, e, sql_outbox_prune, "i", g->marks[0].id) < 0) {
+        if (prune_up_to(g, g->marks[0].id, e) < 0) {
             return -1;
         }
         g->last_id = g->last_id == g->marks[0].id ? 0 : g->last_id;
