@@ -12,6 +12,11 @@
  *
  * Plaintext exists in one place: the locked memory (common/area.h) of decide.c, for as long as a
  * handler runs.
+ *
+ * You arrive here from svc-kbs/main.c, with a release (admit_release), and from svc-worker/main.c,
+ * with a manifest and chunks (admit_manifest, admit_chunk). The last of these leads to
+ * decide_if_complete. Next: the decision goes back to svc-scheduler/main.c, which ends the job, and
+ * the recipient comes with cli/result.c to release_fetch.
  */
 #include "common/shell.h"
 #include "svc-gate/gate.h"

@@ -15,6 +15,11 @@
  *
  * What runs all this, and what is due when, is service.c: the table that the engine
  * (common/engine.h) works from. All SQL is in store.c. Nothing here but the shell does any I/O.
+ *
+ * You arrive here from svc-verifier/main.c, with a verdict (kbs_on_verdict), and before any job
+ * from an owner's `coffer dataset grant` (kbs_on_owner_command). Next: the release goes to
+ * svc-worker/main.c, to be opened, and to svc-gate/main.c, which learns from it whose result
+ * counts.
  */
 #include "common/shell.h"
 #include "svc-kbs/kbs.h"

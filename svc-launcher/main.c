@@ -13,7 +13,12 @@
  * only when nothing of the CVM is left, be it that the launcher asks for it, or dies.
  *
  * The launcher is trusted for availability only. It hands the worker a signed spec it cannot change
- * and never sees a key. */
+ * and never sees a key.
+ *
+ * You arrive here from svc-scheduler/main.c, with a LaunchCvm. In here: handle_launch records it,
+ * act_launch (supervisor.c) starts the keeper, and that the worker. Next: svc-worker/main.c, which
+ * reads its LaunchConfig from standard input. You come back with its lines of JSON
+ * (launcher_on_backend_event), a DestroyCvm, or its end. */
 #include "svc-launcher/backend.h"
 #include "svc-launcher/supervisor.h"
 

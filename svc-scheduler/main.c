@@ -17,7 +17,12 @@
  * change nothing.
  *
  * query.c answers who asks; store.c and store_host.c hold all SQL. This file only hands the table
- * of handlers to the shell, which brings the bus, the clock and the transactions. */
+ * of handlers to the shell, which brings the bus, the clock and the transactions.
+ *
+ * Reading on, in the order in which a job travels (docs/LIFE-OF-A-JOB.md). You arrive here from
+ * cli/submit.c, which signed the spec and sent it. In here: handle_schedule, then place_queue, then
+ * job_transition, to which everything comes back. Next: svc-launcher/main.c, where the LaunchCvm
+ * goes. You come back with each fact of the others, and last with the gate's decision. */
 #include "common/shell.h"
 #include "svc-scheduler/scheduler.h"
 

@@ -13,6 +13,9 @@
  *
  * What runs all this, and what is due when, is service.c: the table that the engine
  * (common/engine.h) works from. All SQL is in store.c. Nothing here but the shell does any I/O.
+ *
+ * You arrive here from svc-worker/main.c, twice: verifier_on_challenge, then verifier_on_evidence.
+ * Next: svc-kbs/main.c, which acts on the verdict.
  */
 #include "common/shell.h"
 #include "svc-verifier/verifier.h"

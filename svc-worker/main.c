@@ -12,6 +12,11 @@
  *
  * Exit status: 0 the result is out (a failed workload is a result too), 3 refused before the run (a
  * "refused" line says why), 1 anything else.
+ *
+ * You arrive here from svc-launcher/main.c: its keeper started this program. Read main() and
+ * serve() below, then worker_start and worker_on_reply in handlers.c. Next: svc-verifier/main.c,
+ * where the evidence goes, and svc-kbs/main.c, from where the keys come. You come back in
+ * on_release, go through job_run in the runner, and leave with worker_run_done for svc-gate/main.c.
  */
 #include <errno.h>
 #include <sys/stat.h>
