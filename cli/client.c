@@ -320,6 +320,7 @@ int client_owner_command(struct cli *c, json_t *payload_steal, json_t **ret, str
     _cleanup_json_ json_t *payload = payload_steal;
     _cleanup_reply_ Coffer__V1__Reply *r = NULL;
     _cleanup_free_ char *jws = NULL;
+    const struct trust *trust;
     struct jkey *key;
 
     json_object_set_new(payload, "v", json_integer(1));
@@ -329,8 +330,14 @@ int client_owner_command(struct cli *c, json_t *payload_steal, json_t **ret, str
         return -1;
     }
     m.command_jws = jws;
-    if (client_ask(c, SUBJ_OWNER_COMMAND, &m.base, COFFER__V1__REPLY__BODY_OWNER, &r, e) ||
-        json_parse("reply", BYTES_STR(r->owner->json), BUS_REPLY_MAX_BYTES, ret, e)) {
+    if (client_trust(c, &trust, e) ||
+        client_ask(c, SUBJ_OWNER_COMMAND, &m.base, COFFER__V1__REPLY__BODY_OWNER, &r, e)) {
+        return -1;
+    }
+    if (owner_proof_verify(trust, r->owner->proof_jws, jws, r->owner->json, e)) {
+        return err_wrap(e, "the answer is not the KBS's to this command");
+    }
+    if (json_parse("reply", BYTES_STR(r->owner->json), BUS_REPLY_MAX_BYTES, ret, e)) {
         return -1;
     }
     client_clean_json(*ret);

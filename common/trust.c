@@ -421,3 +421,62 @@ int runtime_data_make(const char *job, uint32_t attempt, struct bytes nonce, con
     *ret_jcs = TAKE_PTR(jcs);
     return 0;
 }
+
+/* ---- owner commands ---- */
+
+static char *sha256_hex(const char *text)
+{
+    uint8_t digest[32];
+
+    if (EVP_Digest(text, strlen(text), digest, NULL, EVP_sha256(), NULL) != 1) {
+        return NULL;
+    }
+    return hex_encode(digest, sizeof(digest));
+}
+
+int owner_proof_make(const struct jkey *kbs, const char *command_jws, const char *reply_json,
+                     int64_t now_s, char **ret_jws, struct err *e)
+{
+    _cleanup_free_ char *command = sha256_hex(command_jws), *reply = sha256_hex(reply_json);
+    _cleanup_json_ json_t *o = command && reply
+                                   ? json_pack("{s:i,s:s,s:s,s:I}", "v", 1, "command", command,
+                                               "reply", reply, "iat", (json_int_t)now_s)
+                                   : NULL;
+
+    return o ? jws_sign_json(kbs, OWNER_PROOF_TYP, 0, o, ret_jws, e)
+             : err_set(e, ERR_INTERNAL, "cannot compose the proof of an owner command");
+}
+
+static int expect_digest(const json_t *o, const char *member, const char *clause, const char *of,
+                         struct err *e)
+{
+    _cleanup_free_ char *want = sha256_hex(of);
+    const char *found;
+
+    if (!want) {
+        return err_set(e, ERR_INTERNAL, "cannot hash an owner command");
+    }
+    if (json_get_str(o, "proof", member, &found, e)) {
+        return -1;
+    }
+    return streq(want, found) ? 0 : err_refuse(e, ERR_DENIED, clause, want, "%.64s", found);
+}
+
+int owner_proof_verify(const struct trust *t, const char *proof_jws, const char *command_jws,
+                       const char *reply_json, struct err *e)
+{
+    static const char *const members[] = {"v", "command", "reply", "iat", NULL};
+    _cleanup_buf_ struct buf payload = BUF_INIT(OWNER_PROOF_MAX_BYTES);
+    _cleanup_json_ json_t *o = NULL;
+    int64_t v;
+
+    return trust_verify(&t->kbs, "kbs", proof_jws, OWNER_PROOF_TYP, OWNER_PROOF_MAX_BYTES, &payload,
+                        e) ||
+                   json_parse("proof", buf_bytes(&payload), OWNER_PROOF_MAX_BYTES, &o, e) ||
+                   json_only_keys(o, "proof", members, e) ||
+                   json_get_int(o, "proof", "v", 1, 1, &v, e) ||
+                   expect_digest(o, "command", "proof.command", command_jws, e) ||
+                   expect_digest(o, "reply", "proof.reply", reply_json, e)
+               ? -1
+               : 0;
+}

@@ -74,4 +74,15 @@ DEFINE_CLEANUP(struct ear *, ear_free);
 int runtime_data_make(const char *job, uint32_t attempt, struct bytes nonce, const struct jkey *tee,
                       char **ret_jcs, uint8_t ret_report_data[64], struct err *e);
 
+/* The KBS's word that it carried out a command: without it whoever runs the bus could keep a revoke
+ * from the KBS and answer it (docs/PROTOCOL.md, Owner commands). */
+#define OWNER_PROOF_TYP "coffer-owner-reply+jws"
+#define OWNER_PROOF_MAX_BYTES 2048
+int owner_proof_make(const struct jkey *kbs, const char *command_jws, const char *reply_json,
+                     int64_t now_s, char **ret_jws, struct err *e);
+/* ERR_BAD_SIGNATURE (clause "kbs.signature"), ERR_DENIED ("proof.command", "proof.reply": of
+ * another command, or another reply), ERR_INVALID. */
+int owner_proof_verify(const struct trust *t, const char *proof_jws, const char *command_jws,
+                       const char *reply_json, struct err *e);
+
 #endif

@@ -388,13 +388,32 @@ static void test_runtime_data(void **state)
     assert_memory_equal(data, want, 64);
 }
 
+static void test_owner_proof(void **state)
+{
+    _cleanup_(trust_freep) struct trust *t = load();
+    _cleanup_free_ char *proof = NULL, *forged = NULL;
+    struct err e = {0};
+
+    (void)state;
+    assert_int_equal(owner_proof_make(key[1], "command", "{}", 5, &proof, &e), 0);
+    assert_int_equal(owner_proof_make(key[0], "command", "{}", 5, &forged, &e), 0);
+    assert_int_equal(owner_proof_verify(t, proof, "command", "{}", &e), 0);
+    assert_int_equal(owner_proof_verify(t, forged, "command", "{}", &e), -1);
+    assert_string_equal(e.clause, "kbs.signature");
+    assert_int_equal(owner_proof_verify(t, proof, "another", "{}", &e), -1);
+    assert_string_equal(e.clause, "proof.command");
+    assert_int_equal(owner_proof_verify(t, proof, "command", "{\"ok\":true}", &e), -1);
+    assert_string_equal(e.clause, "proof.reply");
+    assert_int_equal(owner_proof_verify(t, "", "command", "{}", &e), -1); /* an older KBS's */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_trust),        cmocka_unit_test(test_file),
         cmocka_unit_test(test_verify),       cmocka_unit_test(test_ear),
         cmocka_unit_test(test_bad_ear),      cmocka_unit_test(test_status),
-        cmocka_unit_test(test_runtime_data),
+        cmocka_unit_test(test_runtime_data), cmocka_unit_test(test_owner_proof),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -179,7 +179,8 @@ int kbs_on_verdict(struct svc *s, const struct msg *m, struct effects *fx, struc
 int kbs_on_owner_command(struct svc *s, const struct msg *m, struct effects *fx, struct err *e)
 {
     _cleanup_pb_ ProtobufCMessage *pb = NULL;
-    _cleanup_free_ char *json = NULL;
+    _cleanup_free_ char *json = NULL, *proof = NULL;
+    const struct kbs *k = s->priv;
     Coffer__V1__Reply reply = COFFER__V1__REPLY__INIT;
     Coffer__V1__OwnerReply body = COFFER__V1__OWNER_REPLY__INIT;
     struct err why = {0};
@@ -196,7 +197,11 @@ int kbs_on_owner_command(struct svc *s, const struct msg *m, struct effects *fx,
         }
         return fx_reply_refusal(fx, m, &why, e);
     }
+    if (owner_proof_make(k->keys.sign, cmd->command_jws, json, s->now_ms / 1000, &proof, e)) {
+        return -1;
+    }
     body.json = json;
+    body.proof_jws = proof;
     reply.body_case = COFFER__V1__REPLY__BODY_OWNER;
     reply.owner = &body;
     return fx_reply(fx, m, &reply, e);

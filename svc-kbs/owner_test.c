@@ -144,7 +144,10 @@ static void test_replay_and_time(void **state)
     _cleanup_free_ char *jws = t_sign(t_list(&w), w.owner, OWNER_JWS_TYP);
     char expected[64], actual[32];
 
-    done(world_owner_jws(&w, jws));
+    Coffer__V1__Reply *r = world_owner_jws(&w, jws);
+    struct trust trust = {.kbs = {.keys = {w.kbs.sign}, .n = 1}};
+    MUST(owner_proof_verify(&trust, r->owner->proof_jws, jws, r->owner->json, e));
+    done(r);
     no(world_owner_jws(&w, jws), "replay", "command", "a command that was not sent before",
        "the same one again");
     /* The same words signed anew are another command. */
