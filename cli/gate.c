@@ -89,6 +89,18 @@ int verb_gate_show(struct cli *c, int argc, char **argv)
     return CLI_OK;
 }
 
+/* What a short id stands for is the scheduler's word, and the signature would go under it. */
+static int whole_id(struct cli *c, const char *name, char ret[JOB_ID_LEN + 1], struct err *e)
+{
+    if (!job_id_valid(name) && !streq(name, "@last")) {
+        return err_set(e, ERR_INVALID,
+                       "job: expected the whole id, since the review of it is signed, found "
+                       "\"%.60s\"",
+                       name);
+    }
+    return client_find_job(c, name, ret, e); /* asks nobody for these */
+}
+
 /* The attempt is the one that was looked at: a newer one is another output. */
 static int review(struct cli *c, const char *name, const char *verb)
 {
@@ -101,8 +113,7 @@ static int review(struct cli *c, const char *name, const char *verb)
     char job[JOB_ID_LEN + 1];
     struct jkey *own;
 
-    if (client_identity(c, &own, &e) || client_find_job(c, name, job, &e) ||
-        show(c, job, &shown, &e)) {
+    if (whole_id(c, name, job, &e) || client_identity(c, &own, &e) || show(c, job, &shown, &e)) {
         return cli_fail(c, &e);
     }
     payload = json_pack("{s:i,s:s,s:I,s:s,s:s,s:I}", "v", 1, "job", job, "attempt",

@@ -136,10 +136,11 @@ const struct verb cli_verbs[] = {
      NULL, NULL, "coffer gate show jrxf"},
     {"gate approve", verb_gate_approve, "release a held result, as a reviewer", "JOB", 1, 1,
      BUS_KEY | VERB_JOB, opts_review, NULL,
-     "coffer gate approve jrxf --key reviewer.jwk --reason 'aggregates only'"},
+     "coffer gate approve jrxfv7wivd4k4p2bezjin3qkbdw --key reviewer.jwk --reason 'aggregates "
+     "only'"},
     {"gate reject", verb_gate_reject, "reject a held result, as a reviewer", "JOB", 1, 1,
      BUS_KEY | VERB_JOB, opts_review, NULL,
-     "coffer gate reject jrxf --key reviewer.jwk --reason 'holds rows'"},
+     "coffer gate reject jrxfv7wivd4k4p2bezjin3qkbdw --key reviewer.jwk --reason 'holds rows'"},
 
     {"version", verb_version, "print the version", "", 0, 0, VERB_JSON, NULL, NULL,
      "coffer version"},
