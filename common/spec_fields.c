@@ -204,7 +204,7 @@ static const struct field tee_type = {
     CHOICES("tdx", "snp", "sgx", "nitro", "cca", "se", "vtpm", "sample")};
 static const struct field tee[] = {
     {NAMED("mode"),
-     .doc = "required: only there; preferred: elsewhere if there is none, and the receipt says so; "
+     .doc = "required: only there; preferred: elsewhere if there is none, and the job says so; "
             "none: anywhere.",
      .kind = F_ENUM, .dflt = "required", CHOICES("required", "preferred", "none")},
     {NAMED("types"), .doc = "Acceptable kinds, best first; empty only with mode none.",

@@ -8,6 +8,8 @@
 #   `integration.x` `sim.x` `fuzz.x` `docs.x`   the test is registered with ctest
 #   `--break x`                  tests/sim knows this fault
 #   `coffer.v1.x`                the subject is in proto/subjects.def
+#   `coffer verb …`              cli/verbs.c has the verb
+#   `x-y-ms`                     a service has this setting
 #   [text](file)                 the file is there
 #
 # docs/LIFE-OF-A-JOB.md also: the job states of its table are those of svc-scheduler, each of them
@@ -49,6 +51,14 @@ check_function() { # FILE:FUNCTION
     defines "$file" "${1#*:}" || bad "$1: not defined in $file"
 }
 
+check_verb() { # WORD...
+    local a="$1" b="$1 ${2:-}" c="$1 ${2:-} ${3:-}" v
+    for v in "$a" "$b" "$c"; do
+        ! grep -qE "\{\"$v\"," cli/verbs.c || return 0
+    done
+    bad "coffer $*: no such verb"
+}
+
 check_name() {
     local n=$1
     case $n in
@@ -75,6 +85,11 @@ check_name() {
         grep -qE "NAME $n( |$)" docs/CMakeLists.txt common/CMakeLists.txt || bad "$n: no such test"
         ;;
     "--break "*) grep -q ", \"${n#--break }\"," tests/sim/sim.h || bad "$n: tests/sim knows no such fault" ;;
+    "coffer "[a-z]*) check_verb ${n#coffer } ;;
+    *-ms)
+        [[ $n =~ ^(--)?[a-z-]+$ ]] || return 0
+        grep -qE "(\"|MS\(\")${n#--}\"" svc-*/*.c || bad "$n: no service has this setting"
+        ;;
     */*.c | */*.h | */*.sh | */*.def | */*.proto | */*.md | */*.in)
         [[ $n =~ ^(proto|common|svc-[a-z]+|cli|tests|bench|scripts|deploy|examples|docs)/[A-Za-z0-9_./-]+$ ]] ||
             return 0

@@ -5,11 +5,11 @@
  *   1. A worker that has just booted makes a key pair and asks for a challenge. handlers.c gives it
  *      32 fresh bytes, bound to its job and attempt (appraisal_state.c: issued).
  *   2. It hashes challenge, job, attempt and its public key into the evidence of its TEE, and
- * submits that. handlers.c checks the binding; the appraiser of that TEE (appraiser.h, sample.c)
- * checks that the evidence is genuine and how good it is.
+ *      submits that. handlers.c checks the binding; the appraiser of that TEE (appraiser.h,
+ *      sample.c) checks that the evidence is genuine and how good it is.
  *   3. What was found is signed as an EAR (ear.c) and published as verdict.<job>, for the KBS,
- * which decides whether a key may leave, and for the scheduler. The challenge is used up (appraised
- * or refused); the same evidence again gets the same verdict again.
+ *      which decides whether a key may leave, and for the scheduler. The challenge is used up
+ *      (appraised or refused); the same evidence again gets the same verdict again.
  *
  * What runs all this, and what is due when, is service.c: the table that the engine
  * (common/engine.h) works from. All SQL is in store.c. Nothing here but the shell does any I/O.
