@@ -19,6 +19,7 @@
  * on_release, go through job_run in the runner, and leave with worker_run_done for svc-gate/main.c.
  */
 #include <errno.h>
+#include <signal.h>
 #include <sys/stat.h>
 
 #include "common/fileio.h"
@@ -161,6 +162,11 @@ static void on_report(struct ev_loop *loop, ev_io *w, int events)
         stop_on(sh, &e);
         return;
     }
+    if (o.died || o.refusal.code == ERR_IO) {
+        /* Killed, or the host is in trouble: no result, so that there may be another attempt. */
+        stop_on(sh, &o.refusal);
+        return;
+    }
     if (worker_state(engine_svc(shell_engine(sh))) != EX_RUNNING) {
         err_refuse(&e, ERR_INTERNAL, "worker.runner", "a runner that waits for keys",
                    "one that ended");
@@ -215,6 +221,8 @@ static int started(struct shell *sh)
     /* The bus has read them. */
     unlink(prog.ca_path);
     unlink(prog.seed_path);
+    /* libev would collect the runner, and how it ended would be lost. */
+    signal(SIGCHLD, SIG_DFL);
     if (bus_subscribe(shell_bus(sh), SUBJ_KEY_RELEASE, prog.launch->pb->job, &e)) {
         return stop_on(sh, &e);
     }

@@ -203,6 +203,7 @@ static void died(struct runner *r, struct worker_outcome *ret)
     r->pid = -1;
     memset(ret, 0, sizeof(*ret));
     ret->exit_code = -1;
+    ret->died = 1;
     if (WIFSIGNALED(status)) {
         err_refuse(&ret->refusal, ERR_WORKLOAD, "worker.runner", "a report", "signal %d",
                    WTERMSIG(status));

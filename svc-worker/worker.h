@@ -88,6 +88,7 @@ struct worker_outcome {
     struct bytes plain;                  /* the files, then fp_count fingerprints; borrowed */
     uint8_t fp_salt[FP_SALT_BYTES];
     uint64_t fp_count, fp_total, fp_input_bytes;
+    int died; /* the runner ended without a report: no result, only a reason (refusal) */
 };
 /* Seals the output to the gate and publishes manifest and chunks. */
 int worker_run_done(struct svc *s, const struct worker_outcome *o, struct effects *fx,
