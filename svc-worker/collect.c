@@ -22,7 +22,7 @@ static int read_all(int fd, uint8_t *to, uint64_t n, struct err *e)
     return 0;
 }
 
-static int refuse_file(const struct spec *spec, size_t i, uint64_t used, struct err *e)
+static int refuse_file(const struct spec *spec, size_t i, struct err *e)
 {
     enum err_code code = e->code;
     char clause[64], expected[200], why[256];
@@ -31,9 +31,11 @@ static int refuse_file(const struct spec *spec, size_t i, uint64_t used, struct 
     if (code == ERR_TOO_LARGE) {
         snprintf(expected, sizeof(expected), "at most %lld bytes together",
                  (long long)spec->output_max_bytes);
+        /* Refusals are public: how much the others took would be a number of the workload's choice.
+         */
         return err_refuse(e, ERR_WORKLOAD, "output.maxBytes", expected,
-                          "%.120s is larger than the %lld that are left", spec->files[i].path,
-                          (long long)spec->output_max_bytes - (long long)used);
+                          "%.120s is larger than what the files before it leave",
+                          spec->files[i].path);
     }
     snprintf(clause, sizeof(clause), "output.files[%zu]", i);
     snprintf(expected, sizeof(expected), "a regular file %.150s", spec->files[i].path);
@@ -52,11 +54,11 @@ int collect_files(const struct spec *spec, int dir_fd, struct area *out, struct 
         _cleanup_close_ int fd = -1;
         uint64_t bytes = 0;
         if (sandbox_collect_open(dir_fd, spec->files[i].path, max - used, &fd, &bytes, e)) {
-            return refuse_file(spec, i, used, e);
+            return refuse_file(spec, i, e);
         }
         if (bytes > max - used || used + bytes > out->n) {
             e->code = ERR_TOO_LARGE;
-            return refuse_file(spec, i, used, e);
+            return refuse_file(spec, i, e);
         }
         if (read_all(fd, out->p + used, bytes, e)) {
             return -1;
