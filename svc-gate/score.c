@@ -1,5 +1,5 @@
 /* From facts to a score and its reasons (docs/GATE.md). Pure: the same facts give the same score.
- */
+ * Reasons are public, also of what is not released: they name no exact size and no exact place. */
 #include <stdarg.h>
 
 #include "svc-gate/gate_int.h"
@@ -51,9 +51,9 @@ void score_compute(const struct score_facts *f, struct score *ret)
     score_verbatim(f, &s);
     if (f->fp_total > f->fp_count) {
         add(&s, POINTS_SATURATED,
-            "fingerprints: %llu distinct blocks stand in the input, more than the %llu that can be "
+            "fingerprints: more distinct blocks stand in the input than the %llu that can be "
             "reported",
-            (unsigned long long)f->fp_total, (unsigned long long)f->fp_count);
+            (unsigned long long)f->fp_count);
     }
     if (f->dense_files) {
         add(&s, POINTS_DENSE,
@@ -66,7 +66,7 @@ void score_compute(const struct score_facts *f, struct score *ret)
             f->octet_files, f->octet_files == 1 ? "" : "s");
     }
     if (f->bytes * 100 >= f->max_bytes * NEAR_MAX_PERCENT) {
-        add(&s, POINTS_NEAR_MAX, "size: %llu bytes of at most %llu", (unsigned long long)f->bytes,
+        add(&s, POINTS_NEAR_MAX, "size: %d %% or more of at most %llu bytes", NEAR_MAX_PERCENT,
             (unsigned long long)f->max_bytes);
     }
     *ret = s;
