@@ -140,6 +140,8 @@ int engine_begin(struct engine *g, struct err *e)
         return 0;
     }
     effects_clear(&g->fx);
+    g->inbox_before = g->inbox_current;
+    g->inbox_since_before_ms = g->inbox_since_ms;
     return db_begin(g->db, e);
 }
 
@@ -341,6 +343,8 @@ int engine_commit(struct engine *g, struct err *e)
         return -1; /* the acknowledgements are kept for the next commit */
     }
     outbox_acks_flushed(g, acked_to);
+    g->inbox_before = g->inbox_current;
+    g->inbox_since_before_ms = g->inbox_since_ms;
     g->stats.commits++;
     for (size_t i = 0; i < g->fx.out.n; i++) {
         struct out *o = &g->fx.out.v[i];
@@ -368,6 +372,10 @@ int engine_commit(struct engine *g, struct err *e)
 void engine_rollback(struct engine *g)
 {
     effects_clear(&g->fx);
+    /* Else marks would go into the table that the database does not hold to be current, and that
+     * the next turn empties. */
+    g->inbox_current = g->inbox_before;
+    g->inbox_since_ms = g->inbox_since_before_ms;
     db_rollback(g->db);
 }
 

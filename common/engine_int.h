@@ -86,6 +86,8 @@ struct engine {
 
     int inbox_current;
     int64_t inbox_since_ms;
+    int inbox_before; /* as they were when the transaction began */
+    int64_t inbox_since_before_ms;
     int opened;
     struct engine_stats stats;
 };

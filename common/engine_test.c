@@ -248,6 +248,44 @@ static void test_inbox_forgets_only_after_a_whole_period(void **state)
     engine_close(g);
 }
 
+static int refuse_commit(void *arg)
+{
+    (void)arg;
+    return 1;
+}
+
+/* A turn of the inbox that was not committed did not happen: else marks go into the table that the
+ * next start believes to be the old one, and empties. */
+static void test_an_undone_turn_of_the_inbox_forgets_nothing(void **state)
+{
+    struct engine *g = reopen();
+    sqlite3 *h = db_handle(engine_svc(g)->db);
+
+    (void)state;
+    sqlite3_commit_hook(h, refuse_commit, NULL);
+    assert_int_equal(0, engine_begin(g, NULL));
+    deliver(g, SUBJ_EVIDENCE_SUBMIT, "lost", 1, "", NULL);
+    assert_int_equal(0, engine_tick(g, NULL));
+    assert_int_equal(-1, engine_commit(g, NULL));
+    engine_rollback(g);
+    sqlite3_commit_hook(h, NULL, NULL);
+
+    assert_int_equal(0, engine_begin(g, NULL));
+    deliver(g, SUBJ_EVIDENCE_SUBMIT, "same", 1, "", NULL);
+    assert_int_equal(0, engine_commit(g, NULL));
+    engine_rollback(g); /* outside of a transaction it changes nothing */
+    assert_int_equal(1, counter(g));
+    engine_close(g);
+
+    g = reopen();
+    assert_int_equal(0, engine_begin(g, NULL));
+    assert_int_equal(0, engine_tick(g, NULL)); /* turns */
+    deliver(g, SUBJ_EVIDENCE_SUBMIT, "same", 2, "", NULL);
+    assert_int_equal(0, engine_commit(g, NULL));
+    assert_int_equal(1, counter(g));
+    engine_close(g);
+}
+
 static void test_crash_before_commit_changes_nothing(void **state)
 {
     struct engine *g = reopen();
@@ -512,6 +550,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_an_id_of_another_message_suppresses_nothing, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_inbox_forgets_only_after_a_whole_period, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(test_an_undone_turn_of_the_inbox_forgets_nothing, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(test_crash_before_commit_changes_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_outbox_survives_a_crash_and_is_sent_again, setup,
