@@ -1,6 +1,11 @@
-/* Keys that the KBS did not release. A worker has no trust root, so it cannot tell a release of the
+/* What is put together from parts that are each genuine, or nearly.
+ *
+ * Keys that the KBS did not release: a worker has no trust root, so it cannot tell a release of the
  * KBS's from one that somebody else made for its public key (docs/threat-model.md). What it must
- * never do is let anything out to whoever did that. */
+ * never do is let anything out to whoever did that.
+ *
+ * A sealed file under another's id. A manifest, signed by the right key, whose spec or EAR is of
+ * another job or attempt. */
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,6 +24,7 @@ struct world {
     struct worker_launch *launch;
     struct area *out;
     struct worker_outcome outcome;
+    struct err manifest_why; /* what the gate said of the last one */
 };
 
 static struct world *W;
@@ -164,10 +170,91 @@ static void test_a_forgers_key_and_gate(void **state)
     worker_sealed_done(&w);
 }
 
+/* The same key, but not the file of that id: the id is of the header, and that is another. */
+static void test_another_file_under_the_id(void **state)
+{
+    _cleanup_buf_ struct buf prefix = BUF_INIT(SEAL_HEADER_MAX_BYTES + 64);
+    _cleanup_secret_ struct secret *unused = NULL;
+    struct seal_header h = {0};
+    char path[512];
+
+    (void)state;
+    OK(seal_dataset_header_new("other", "file", "AES-256-GCM", 4096, W->f.kbs, &prefix, &unused,
+                               e));
+    OK(seal_header_parse(buf_bytes(&prefix), &h, e));
+    snprintf(path, sizeof(path), "%s/plain", W->f.dir);
+    _cleanup_close_ int in = open(path, O_RDONLY);
+    snprintf(path, sizeof(path), "%s/datasets/%s.coffer", W->store, W->dataset_id);
+    _cleanup_close_ int out = open(path, O_RDWR | O_TRUNC);
+    OK(seal_fd(&prefix, W->dataset_key, in, out, NULL, e));
+    struct worker_sealed w = run_with(W->dataset_key, W->f.gate_seal);
+    assert_int_equal(W->outcome.refusal.code, ERR_WORKLOAD);
+    assert_string_equal(W->outcome.refusal.clause, "dataset[0].id");
+    assert_string_equal(W->outcome.refusal.expected, W->dataset_id);
+    assert_string_equal(W->outcome.refusal.actual, h.id);
+    assert_int_equal(w.stream.n, 0);
+    worker_sealed_done(&w);
+    seal_header_done(&h);
+}
+
+/* A manifest of attempt 1 with one member changed and signed anew by its TEE key. */
+static void send_changed(const char *member, const char *value)
+{
+    struct worker_sealed w =
+        fixture_result(&W->f, &W->job, RESULT_OPTS(.content = BYTES("a\n", 2)));
+    _cleanup_buf_ struct buf payload = BUF_INIT(RESULT_MANIFEST_MAX_BYTES);
+    _cleanup_json_ json_t *m = NULL;
+    _cleanup_free_ char *jws = NULL;
+
+    OK(result_manifest_peek(w.manifest_jws, &payload, e));
+    OK(json_parse("m", buf_bytes(&payload), RESULT_MANIFEST_MAX_BYTES, &m, e));
+    if (member) {
+        json_object_set_new(m, member, json_string(value));
+    }
+    OK(jws_sign_json(W->f.tee, RESULT_MANIFEST_TYP, 0, m, &jws, e));
+    fixture_send_manifest(&W->f, W->job.spec->job_id, 1, jws);
+    W->manifest_why = W->f.why;
+    fixture_send_chunks(&W->f, W->job.spec->job_id, 1, &w);
+    worker_sealed_done(&w);
+}
+
+static void test_a_spec_of_another_job(void **state)
+{
+    struct job_case other = fixture_job(&W->f, JOB_OPTS(.nonce = "another-nonce-16"));
+
+    (void)state;
+    fixture_release(&W->f, W->job.spec->job_id, 1, W->f.tee);
+    send_changed("spec", other.spec_jws);
+    assert_string_equal(W->manifest_why.clause, "result.spec.job");
+    assert_string_equal(W->manifest_why.expected, W->job.spec->job_id);
+    assert_string_equal(W->manifest_why.actual, other.spec->job_id);
+    assert_int_equal(W->f.n_decisions, 0);
+    send_changed(NULL, NULL);
+    assert_int_equal(W->f.n_decisions, 1);
+    job_case_done(&other);
+}
+
+static void test_an_ear_of_another_attempt(void **state)
+{
+    _cleanup_free_ char *ear = fixture_ear(&W->f, W->f.verifier, W->job.spec->job_id, 2, W->f.tee);
+
+    (void)state;
+    fixture_release(&W->f, W->job.spec->job_id, 1, W->f.tee);
+    send_changed("ear", ear);
+    assert_string_equal(W->manifest_why.clause, "result.ear.attempt");
+    assert_string_equal(W->manifest_why.expected, "1");
+    assert_string_equal(W->manifest_why.actual, "2");
+    assert_int_equal(W->f.n_decisions, 0);
+    send_changed(NULL, NULL);
+    assert_int_equal(W->f.n_decisions, 1);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {T(test_the_owners_key), T(test_a_forgers_key_and_gate)};
+    const struct CMUnitTest tests[] = {
+        T(test_the_owners_key), T(test_a_forgers_key_and_gate), T(test_another_file_under_the_id),
+        T(test_a_spec_of_another_job), T(test_an_ear_of_another_attempt)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
