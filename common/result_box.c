@@ -155,6 +155,12 @@ int result_box_parse(struct bytes plain, struct result_box *ret, struct err *e)
 
 void result_box_done(struct result_box *b)
 {
+    const char *text = json_string_value(json_object_get(b->json, "key"));
+
+    /* The parser's own copy of the data key. */
+    if (text) {
+        explicit_bzero((char *)(uintptr_t)text, strlen(text));
+    }
     secret_free(b->key);
     json_decref(b->json);
     memset(b, 0, sizeof(*b));
