@@ -56,6 +56,8 @@ struct cvm_run;
 #define SIM_BREAKS(X)                                                                              \
     X(NONE, "none", "nothing")                                                                     \
     X(OUTBOX, "outbox", "what was not acknowledged is never sent again")                           \
+    X(RECENT, "recent", "a starting service sends only what was not acknowledged")                 \
+    X(INBOX, "inbox", "services do not remember what they handled")                                \
     X(ACK_EARLY, "ack-early", "messages are acknowledged before they are handled")                 \
     X(FENCE, "fence", "facts about old attempts pass for facts about the latest")                  \
     X(RELEASE_TWICE, "release-twice", "the KBS forgets its releases when it crashes")              \
@@ -92,6 +94,7 @@ struct faults {
     unsigned jump;      /* clocks, per minute */
     unsigned attack;    /* per second */
     unsigned cut;       /* a service loses the bus for a while, per minute */
+    unsigned power;     /* server and services lose power at once, per minute */
     unsigned disk;      /* a commit that fails */
     int64_t until_ms;   /* of the simulation */
 };
@@ -125,7 +128,7 @@ struct delivery {
     uint32_t deliveries;
     unsigned token; /* of the one event that is under way */
     int acked;
-    int64_t acked_ms;
+    int64_t acked_ms, stored_ms;
 };
 
 struct stored {
@@ -158,6 +161,7 @@ void bus_ask(struct sim *s, struct node *from, enum subject subject, const Proto
 void bus_ack(struct sim *s, struct delivery *d);
 void bus_nak(struct sim *s, struct delivery *d, int delay_ms);
 void bus_restart(struct sim *s);
+void bus_power_loss(struct sim *s); /* of the server: what it stored last is gone */
 void bus_done(struct sim *s);
 void bus_drop(const struct event *ev); /* frees what an event that never comes holds */
 void host_drop(const struct event *ev);
@@ -171,6 +175,11 @@ struct inmsg {
     struct wire wire;
     struct delivery *delivery; /* NULL: core */
     uint32_t deliveries;
+};
+
+struct handled {
+    uint64_t key; /* hash of subject, message id and payload */
+    int64_t at_ms;
 };
 
 struct node {
@@ -188,6 +197,8 @@ struct node {
     struct inmsg *in;
     size_t n_in, size_in;
     int turn_due;
+    struct handled *handled; /* durable: committed[0..n_handled), then of this transaction */
+    size_t n_handled, n_handling, size_handled;
     unsigned tick_token;
     int64_t tick_not_before_ms;
     unsigned spins;

@@ -116,6 +116,7 @@ static void add_delivery(struct sim *s, const struct wire *w, struct node *to)
 
     d->wire = wire_copy(w);
     d->to = to;
+    d->stored_ms = s->now;
     if (s->n_deliveries == s->size_deliveries) {
         s->size_deliveries = s->size_deliveries ? s->size_deliveries * 2 : 256;
         s->deliveries = xrealloc(s->deliveries, s->size_deliveries * sizeof(*s->deliveries));
@@ -451,6 +452,30 @@ void bus_ask(struct sim *s, struct node *from, enum subject subject, const Proto
         return;
     }
     bus_inject(s, from ? from->name : "client", subject, "", "", BYTES(packed, n), inbox);
+}
+
+/* A PubAck is not an fsync. */
+void bus_power_loss(struct sim *s)
+{
+    int64_t from = s->now - sim_between(s, 0, 2000);
+    size_t lost = 0;
+
+    for (size_t i = 0; i < STREAM_N; i++) {
+        struct js *js = &s->streams[i];
+        while (js->n && js->v[js->n - 1].at_ms >= from) {
+            payload_unref(js->v[--js->n].wire.payload);
+            lost++;
+        }
+    }
+    for (size_t i = 0; i < s->n_deliveries; i++) {
+        struct delivery *d = s->deliveries[i];
+        if (d->stored_ms >= from) {
+            d->token++;
+            d->acked = 1;
+            d->acked_ms = 0;
+        }
+    }
+    sim_trace(s, "bus", "fault: the server loses power, %zu messages are gone", lost);
 }
 
 /* ---- the server ------------------------------------------------------------------------------ */

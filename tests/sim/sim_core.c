@@ -142,6 +142,20 @@ static struct node *any_service(struct sim *s)
     return all[sim_random(s, SIM_NODES)];
 }
 
+/* Server and services; the hosts are elsewhere. */
+static void power_loss(struct sim *s)
+{
+    struct node *all[] = {s->scheduler, s->verifier, s->kbs, s->gate};
+
+    bus_power_loss(s);
+    bus_restart(s);
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        if (all[i]->engine) {
+            node_crash(all[i], "with the power");
+        }
+    }
+}
+
 static void each_second(struct sim *s, void *arg, int64_t n)
 {
     (void)arg;
@@ -150,6 +164,9 @@ static void each_second(struct sim *s, void *arg, int64_t n)
     }
     if (sim_random(s, 60000) < s->f.server) {
         bus_restart(s);
+    }
+    if (sim_random(s, 60000) < s->f.power) {
+        power_loss(s);
     }
     if (sim_random(s, 60000) < s->f.jump) {
         struct node *who = any_service(s);
@@ -202,6 +219,7 @@ static void pick_faults(struct sim *s)
     f->jump = pick_rate(s, 200, 2000);
     f->attack = pick_rate(s, 100, 1000);
     f->cut = pick_rate(s, 1000, 6000);
+    f->power = pick_rate(s, 200, 1500);
     f->disk = pick_rate(s, 5, 40);
     f->until_ms = s->now + (s->quiet ? 31000 : sim_between(s, 40000, 150000));
 }

@@ -70,6 +70,7 @@ void node_free(struct node *n)
         engine_close(n->engine);
         drop_in(n);
         free(n->in);
+        free(n->handled);
         db_close(n->db);
         db_close(n->before);
         free(n);
@@ -126,7 +127,8 @@ void node_start(struct node *n)
     n->spins = 0;
     reopen(n);
     sim_trace(n->sim, n->name, "starts");
-    if (n->sim->brk != BREAK_OUTBOX && engine_requeue_outbox(n->engine, 1, &e) < 0) {
+    if (n->sim->brk != BREAK_OUTBOX &&
+        engine_requeue_outbox(n->engine, n->sim->brk != BREAK_RECENT, &e) < 0) {
         sim_fail(n->sim, "%s: outbox: %s", n->name, e.msg);
     }
     sim_in(n->sim, REQUEUE_EVERY_MS, requeue, n, n->epoch);
@@ -297,6 +299,30 @@ static void break_fence(struct node *n, struct inmsg *m)
     coffer__v1__gate_decision__free_unpacked(d, NULL);
 }
 
+/* What was handled and committed is not handled again, while the inbox remembers it. */
+static void see_handled(struct node *n, const struct wire *w)
+{
+    uint64_t key = 14695981039346656037u ^ (uint64_t)w->subject;
+    int64_t now = node_clock(n);
+
+    for (const char *p = w->msg_id; *p; p++) {
+        key = (key ^ (uint8_t)*p) * 1099511628211u;
+    }
+    for (size_t i = 0; i < w->payload->n; i++) {
+        key = (key ^ w->payload->p[i]) * 1099511628211u;
+    }
+    for (size_t i = 0; i < n->n_handled + n->n_handling; i++) {
+        if (n->handled[i].key == key && now - n->handled[i].at_ms < ENGINE_INBOX_KEEP_MS) {
+            sim_fail(n->sim, "%s handles %s twice", n->name, w->msg_id);
+        }
+    }
+    if (n->n_handled + n->n_handling == n->size_handled) {
+        n->size_handled = n->size_handled ? n->size_handled * 2 : 64;
+        n->handled = xrealloc(n->handled, n->size_handled * sizeof(*n->handled));
+    }
+    n->handled[n->n_handled + n->n_handling++] = (struct handled){.key = key, .at_ms = now};
+}
+
 static void handle_one(struct node *n, struct inmsg *in, enum disposition *disp, int *delay_ms)
 {
     struct sim *s = n->sim;
@@ -306,12 +332,19 @@ static void handle_one(struct node *n, struct inmsg *in, enum disposition *disp,
     struct msg m = {.subject = in->wire.subject,
                     .key = in->wire.key,
                     .payload = BYTES(in->wire.payload->p, in->wire.payload->n),
-                    .msg_id = in->wire.msg_id,
+                    .msg_id = s->brk == BREAK_INBOX ? "" : in->wire.msg_id,
                     .reply_to = in->wire.reply_to,
                     .traceparent = in->wire.traceparent,
                     .deliveries = in->deliveries};
+    uint64_t handled = engine_stats(n->engine)->handled;
     if (engine_handle(n->engine, &m, disp, delay_ms, &why, &e) < 0) {
         sim_fail(s, "%s: engine_handle: %s", n->name, e.msg);
+    }
+    if (in->wire.msg_id[0] && engine_stats(n->engine)->handled > handled) {
+        see_handled(n, &in->wire);
+    }
+    if (why.code && check_canary(BYTES_STR(why.msg))) {
+        sim_fail(s, "6: %s is in an error of %s", check_canary(BYTES_STR(why.msg)), n->name);
     }
     if (why.code == ERR_INTERNAL) {
         sim_fail(s, "%s: internal error on %s: %s", n->name, subjects[m.subject].name, why.msg);
@@ -391,6 +424,7 @@ static int transact(struct node *n, size_t n_take, enum disposition *disp, int *
     if (at == CRASH_BEFORE_HANDLE) {
         return -1;
     }
+    n->n_handling = 0;
     if (engine_begin(n->engine, &e) < 0) {
         sim_fail(s, "%s: begin: %s", n->name, e.msg);
     }
@@ -414,6 +448,8 @@ static int transact(struct node *n, size_t n_take, enum disposition *disp, int *
     if (engine_commit(n->engine, &e) < 0) {
         sim_fail(s, "%s: commit: %s", n->name, e.msg);
     }
+    n->n_handled += n->n_handling;
+    n->n_handling = 0;
     if (at) {
         *ret_committed = check_dump(n);
     }
