@@ -118,7 +118,7 @@ static void on_msg(struct bus *b, struct bus_msg *m, void *arg)
 {
     _cleanup_(bus_msg_freep) struct bus_msg *owned = m;
     struct run *r = *(struct run **)arg;
-    struct job_ticket *t = r ? ticket(r, m->m.key) : NULL;
+    struct job_ticket *t = r ? ticket(r, owned->m.key) : NULL;
 
     (void)b;
     if (!t) {
