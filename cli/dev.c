@@ -199,13 +199,11 @@ static void on_nats_poll(struct ev_loop *loop, ev_timer *w, int events)
 /* For a shell: within single quotes only the single quote is special. */
 static char *shell_quote(const char *s)
 {
-    char *out = xmalloc(4 * strlen(s) + 3), *p = out;
-
     if (s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+")] ==
         '\0') {
-        strcpy(out, s);
-        return out;
+        return xstrdup(s);
     }
+    char *out = xmalloc(4 * strlen(s) + 3), *p = out;
     *p++ = '\'';
     for (; *s; s++) {
         if (*s == '\'') {
@@ -214,7 +212,8 @@ static char *shell_quote(const char *s)
             *p++ = *s;
         }
     }
-    strcpy(p, "'");
+    *p++ = '\'';
+    *p = '\0';
     return out;
 }
 

@@ -95,8 +95,8 @@ struct engine_opts {
     clock_fn clock;
     void *clock_arg;
     const struct config *config; /* borrowed for the engine's life */
-    /* An opened and migrated database to use instead of db_path; not closed by engine_close, so that
-     * a simulated crash leaves what was committed. NULL otherwise. */
+    /* An opened and migrated database to use instead of db_path; not closed by engine_close, so
+     * that a simulated crash leaves what was committed. NULL otherwise. */
     struct db *db;
 };
 

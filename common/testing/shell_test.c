@@ -468,10 +468,9 @@ static void test_usage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_usage),         cmocka_unit_test(test_idle),
-        cmocka_unit_test(test_pipeline),
-        cmocka_unit_test(test_duplicate_ids), cmocka_unit_test(test_garbage),
-        cmocka_unit_test(test_kills),
+        cmocka_unit_test(test_usage),    cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_pipeline), cmocka_unit_test(test_duplicate_ids),
+        cmocka_unit_test(test_garbage),  cmocka_unit_test(test_kills),
     };
 
     if (!nats_fixture_available()) {
