@@ -285,6 +285,7 @@ struct sim_job {
     int64_t decided_attempt; /* GATE_RELEASED: the latest, and all as bits */
     uint64_t released_attempts, held_attempts, rejected_attempts, failed_attempts;
     int64_t held_attempt;
+    int64_t final_attempt, final_ms; /* the gate's last word on it, and when it was first said */
 };
 
 struct release_seen {

@@ -5,6 +5,8 @@
 #include "common/result.h"
 #include "tests/sim/sim.h"
 
+/* More than all that can keep a fact from the scheduler: faults end before. */
+#define HEARD_WITHIN_MS 200000
 #define SETTLE_MS 45000 /* longer than the last redelivery */
 
 /* ---- 6: canaries ----------------------------------------------------------------------------- */
@@ -260,6 +262,11 @@ static void check_decided(struct sim *s, const struct sim_job *j, const Coffer__
                     : streq(ev->state, "rejected") ? j->rejected_attempts
                                                    : bit;
 
+    if (streq(ev->state, "timed-out") && j->final_ms && j->final_attempt == ev->attempt &&
+        s->now - j->final_ms > HEARD_WITHIN_MS) {
+        sim_fail(s, "3: job %zu timed out %" PRId64 " s after the gate decided it", j->index,
+                 (s->now - j->final_ms) / 1000);
+    }
     if (!(said & bit)) {
         sim_fail(s, "4: job %zu is %s by attempt %u, which the gate did not say of it", j->index,
                  ev->state, ev->attempt);
@@ -316,6 +323,11 @@ static void see_decision(struct sim *s, const struct outgoing *o)
         sim_fail(s, "2: a decision about a job that nobody submitted");
     }
     uint64_t bit = UINT64_C(1) << (d->attempt % 64);
+    if (d->outcome != COFFER__V1__GATE_OUTCOME__GATE_HELD &&
+        j->final_attempt != (int64_t)d->attempt) {
+        j->final_attempt = d->attempt;
+        j->final_ms = s->now;
+    }
     switch (d->outcome) {
     case COFFER__V1__GATE_OUTCOME__GATE_RELEASED:
         j->released_attempts |= bit;
