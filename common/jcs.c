@@ -2,8 +2,6 @@
 
 #include <openssl/evp.h>
 
-#include "common/json_fast.h"
-
 #define MAX_DEPTH 32
 #define CANONICAL_MAX_BYTES (64u << 20)
 #define MAX_SAFE_INTEGER 9007199254740991LL
@@ -102,11 +100,6 @@ int json_parse(const char *what, struct bytes in, size_t max, json_t **ret, stru
     }
     if (!in.n) {
         return err_set(e, ERR_INVALID, "%s: expected JSON, found nothing", what);
-    }
-    j = json_fast(in, MAX_DEPTH);
-    if (j) {
-        *ret = j;
-        return 0;
     }
     if (check_depth(what, in, e)) {
         return -1;
