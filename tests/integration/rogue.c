@@ -97,7 +97,11 @@ static int connect_as(struct rogue *r, const char *dir, enum service svc, const 
     s = s ? s : natsOptions_SetExpectedHostname(o, "localhost");
     s = s ? s : natsOptions_SetNKeyFromSeed(o, key, seed);
     s = s ? s : natsOptions_SetErrorHandler(o, on_error, r);
-    s = s ? s : natsConnection_Connect(&r->nc, o);
+    /* The library's own signature is now and then not taken (seen with 3.4.1); ours always is. */
+    for (int i = 0; i < 5 && s == NATS_OK && !r->nc; i++) {
+        natsStatus c = natsConnection_Connect(&r->nc, o);
+        s = c != NATS_OK && i == 4 ? c : s;
+    }
     natsOptions_Destroy(o);
     if (s) {
         fprintf(stderr, "rogue: cannot connect as %s: %s\n", r->who, natsStatus_GetText(s));
