@@ -35,7 +35,7 @@ int keybox_open(const struct jkey *with, const char *jwe, const char *id, struct
     }
     /* What came is not shown: it may be any plaintext that somebody sealed to us. */
     if (secret_n(plain) != KEYBOX_KEY_BYTES + n ||
-        memcmp(secret_cp(plain) + KEYBOX_KEY_BYTES, id, n)) {
+        memcmp(secret_cp(plain) + KEYBOX_KEY_BYTES, id, n) != 0) {
         return err_refuse(e, ERR_DENIED, "jwe.id", id, "the key of another id");
     }
     *ret_key = secret_from(secret_cp(plain), KEYBOX_KEY_BYTES);

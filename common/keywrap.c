@@ -118,7 +118,7 @@ static int gcm_seal(const struct secret *kek, const uint8_t *iv, struct bytes pl
     int n = 0, rest = 0;
     int ok = ctx && EVP_EncryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, secret_cp(kek), iv) &&
              EVP_EncryptUpdate(ctx, out, &n, plain.p, (int)plain.n) &&
-             EVP_EncryptFinal_ex(ctx, out + n, &rest) && (size_t)(n + rest) == plain.n &&
+             EVP_EncryptFinal_ex(ctx, out + n, &rest) && n + rest == (int)plain.n &&
              EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, TAG_BYTES, out + plain.n);
 
     EVP_CIPHER_CTX_free(ctx);
@@ -136,7 +136,7 @@ static int gcm_open(const struct secret *kek, const uint8_t *iv, struct bytes se
     int ok = ctx && EVP_DecryptInit_ex(ctx, EVP_aes_256_gcm(), NULL, secret_cp(kek), iv) &&
              EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, TAG_BYTES, tag) &&
              EVP_DecryptUpdate(ctx, out, &n, sealed.p, (int)plain) &&
-             EVP_DecryptFinal_ex(ctx, out + n, &rest) == 1 && (size_t)(n + rest) == plain;
+             EVP_DecryptFinal_ex(ctx, out + n, &rest) == 1 && n + rest == (int)plain;
 
     EVP_CIPHER_CTX_free(ctx);
     return ok;

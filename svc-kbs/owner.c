@@ -244,7 +244,7 @@ static int check_known(const struct command *c, const struct grant *g, struct by
         return -1;
     }
     *ret_known = rc;
-    if (rc && (old.n != payload.n || memcmp(old.p, payload.p, old.n))) {
+    if (rc && (old.n != payload.n || memcmp(old.p, payload.p, old.n) != 0)) {
         return err_refuse(e, ERR_WRONG_STATE, "grant.id", "an id that is new", "%s", g->id);
     }
     if (rc && revoked) {
