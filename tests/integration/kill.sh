@@ -107,6 +107,7 @@ ports_file_dir: "$WORK"
 jetstream: { store_dir: "$WORK/js", max_memory_store: 0, max_file_store: 17179869184 }
 accounts: { APP: { jetstream: enabled, users: [ { user: reader, password: reader } ] } }
 CONF
+: >"$WORK/reader.log"
 PATH=$PATH:/usr/sbin nats-server -c "$WORK/reader.conf" >"$WORK/reader.log" 2>&1 &
 reader=$!
 port=
