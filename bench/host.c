@@ -17,6 +17,7 @@
 #define TICK_S 1.0
 
 struct cvm_slot {
+    double booted_at;
     struct worker_launch *launch; /* NULL: free */
     struct engine *engine;
     size_t in_flight; /* durable publishes without PubAck */
@@ -201,14 +202,16 @@ static void run(struct cvm_slot *c)
     struct worker_keys keys = {0};
     struct worker_outcome o = {0};
 
-    tell(l->pb->job, l->pb->attempt, BACKEND_PHASE, "keys");
+    /* As the launcher's supervisor: phases within 100 ms of each other are told as one. */
+    if (ev_now(shell_loop(host.sh)) - c->booted_at >= 0.1) {
+        tell(l->pb->job, l->pb->attempt, BACKEND_PHASE, "keys");
+    }
     MUST(worker_keys_parse(BYTES(secret_cp(release), secret_n(release)), l, &keys, e));
     job_run(l, &keys, host.area, &o);
     worker_keys_done(&keys);
     if (o.refusal.code) {
         bench_fail("job_run", o.refusal.msg);
     }
-    tell(l->pb->job, l->pb->attempt, BACKEND_PHASE, "seal");
     MUST(engine_begin(c->engine, e));
     MUST(engine_call(c->engine, run_done, &o, e));
     MUST(engine_commit(c->engine, e));
@@ -399,6 +402,7 @@ static int launch(const Coffer__V1__LaunchCvm *l)
     tell(l->job, l->attempt, BACKEND_STARTED, NULL);
     tell(l->job, l->attempt, BACKEND_BOOTED, NULL);
     tell(l->job, l->attempt, BACKEND_PHASE, "attest");
+    c->booted_at = ev_now(shell_loop(host.sh));
     struct worker_start_args a = {.launch = c->launch};
     MUST(engine_begin(c->engine, e));
     MUST(engine_call(c->engine, worker_start, &a, e));

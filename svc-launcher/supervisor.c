@@ -17,6 +17,9 @@
 #define LOG_LINE_MAX 1024
 #define LINES_PER_S 100 /* of each kind, from each CVM */
 #define ORPHAN_ROUNDS 20
+/* Phases closer together than this are told as their last one: each told phase is a durable event
+ * of the job, and nobody watches faster. */
+#define PHASE_EVERY_S 0.1
 
 struct supervisor;
 
@@ -41,6 +44,9 @@ struct run {
     struct line_cutter out_lines, log_lines;
     struct rate out_rate, log_rate;
     int ended, exit_code;
+    ev_tstamp phase_told;
+    ev_timer phase_timer;
+    char phase[sizeof(((struct lifecycle *)0)->phase)]; /* not told yet; "" when there is none */
 };
 
 struct supervisor {
@@ -91,6 +97,7 @@ static void run_free(struct run *r)
     ev_io_stop(loop, &r->pidfd);
     ev_child_stop(loop, &r->child);
     ev_timer_stop(loop, &r->timer);
+    ev_timer_stop(loop, &r->phase_timer);
     int fds[] = {r->h.out_fd, r->h.log_fd, r->pidfd.fd};
     for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
         if (fds[i] >= 0) {
@@ -133,6 +140,40 @@ static int within(struct rate *rate, ev_tstamp now)
     return 1;
 }
 
+static void tell_phase(struct run *r)
+{
+    struct backend_event ev = {.kind = BACKEND_PHASE, .detail = r->phase};
+
+    r->phase_told = ev_now(shell_loop(r->sup->sh));
+    tell(r, &ev);
+    r->phase[0] = '\0';
+}
+
+static void on_phase_timer(struct ev_loop *loop, ev_timer *w, int events)
+{
+    struct run *r = w->data;
+
+    (void)loop;
+    (void)events;
+    if (r->phase[0] && !r->ended) {
+        tell_phase(r);
+    }
+}
+
+static void on_phase(struct run *r, const char *phase)
+{
+    struct ev_loop *loop = shell_loop(r->sup->sh);
+    ev_tstamp wait = r->phase_told + PHASE_EVERY_S - ev_now(loop);
+
+    snprintf(r->phase, sizeof(r->phase), "%s", phase);
+    if (wait <= 0) {
+        tell_phase(r);
+    } else if (!ev_is_active(&r->phase_timer)) {
+        ev_timer_set(&r->phase_timer, wait, 0);
+        ev_timer_start(loop, &r->phase_timer);
+    }
+}
+
 static void on_out_line(void *arg, struct bytes line)
 {
     struct run *r = arg;
@@ -147,6 +188,10 @@ static void on_out_line(void *arg, struct bytes line)
         log_context(r->job, r->attempt);
         log_err(LOG_WARN, "cvm.bad-line", &e);
         log_context(NULL, 0);
+        return;
+    }
+    if (l.kind == BACKEND_PHASE) {
+        on_phase(r, l.phase);
         return;
     }
     lifecycle_refusal(&l, &refusal);
@@ -317,6 +362,8 @@ static struct run *run_new(struct supervisor *sup, const char *job, uint32_t att
     ev_io_init(&r->pidfd, on_pidfd, -1, EV_READ);
     ev_child_init(&r->child, on_child, 0, 0);
     ev_timer_init(&r->timer, on_timer, 0, 0);
+    ev_timer_init(&r->phase_timer, on_phase_timer, 0, 0);
+    r->phase_timer.data = r;
     r->out.data = r->log.data = r->pidfd.data = r->child.data = r->timer.data = r;
     r->next = sup->runs;
     sup->runs = r;
