@@ -39,6 +39,10 @@ static int parse_refusal(const json_t *o, struct lifecycle *l, struct err *e)
             return -1;
         }
     }
+    if (!l->by[0]) {
+        /* A refusal that it passes on names who refused; this one is its own. */
+        snprintf(l->by, sizeof(l->by), "%s", service_name(SVC_WORKER));
+    }
     return 0;
 }
 
