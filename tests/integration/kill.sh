@@ -109,7 +109,7 @@ accounts: { APP: { jetstream: enabled, users: [ { user: reader, password: reader
 CONF
 : >"$WORK/reader.log"
 PATH=$PATH:/usr/sbin nats-server -c "$WORK/reader.conf" >"$WORK/reader.log" 2>&1 &
-reader=$!
+READER=$!
 port=
 for _ in $(seq 100); do
     port=$(sed -n 's/.*Listening for client connections on 127.0.0.1:\([0-9]*\).*/\1/p' "$WORK/reader.log")
@@ -118,6 +118,7 @@ for _ in $(seq 100); do
 done
 status=0
 "$TOOLS/integration_check" "$DATA" "nats://reader:reader@127.0.0.1:$port" "$JOBS" || status=$?
-kill -INT $reader
-wait $reader 2>/dev/null || true
+kill -INT "$READER"
+wait "$READER" 2>/dev/null || true
+READER=
 [ "$status" -eq 0 ] || fail "the books do not balance"

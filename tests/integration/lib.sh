@@ -37,6 +37,7 @@ fail() {
 cleanup() {
     local status=$?
     trap - EXIT
+    [ -z "${READER:-}" ] || kill -KILL "$READER" 2>/dev/null || true
     if [ -n "$DEV_PID" ]; then
         kill -TERM "$DEV_PID" 2>/dev/null || true
         for _ in $(seq 100); do
