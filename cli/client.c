@@ -6,6 +6,9 @@
 
 #include "common/fileio.h"
 
+#define NOBODY_TRIES 20
+#define NOBODY_WAIT_MS 250
+
 struct client {
     char *dir; /* of the profile */
     char *nats_url, *store;
@@ -291,13 +294,31 @@ int client_refused(struct cli *c, const Coffer__V1__Refusal *r, struct err *e)
     return -1;
 }
 
+/* Nobody had the request when the bus says that nobody answers: it can be sent again while the
+ * service restarts. */
+static int ask_while_nobody_answers(struct cli *c, struct bus *b, enum subject s,
+                                    const ProtobufCMessage *m, Coffer__V1__Reply **ret,
+                                    struct err *e)
+{
+    for (int tries = 0; bus_request(b, s, NULL, m, CLIENT_TIMEOUT_MS, ret, e) < 0; tries++) {
+        if (e->code != ERR_BUSY || tries == NOBODY_TRIES) {
+            return -1;
+        }
+        if (tries == 1) {
+            cli_note(c, "nobody answers %s yet; trying again", subjects[s].name);
+        }
+        usleep(NOBODY_WAIT_MS * 1000);
+    }
+    return 0;
+}
+
 int client_ask(struct cli *c, enum subject s, const ProtobufCMessage *m,
                Coffer__V1__Reply__BodyCase want, Coffer__V1__Reply **ret, struct err *e)
 {
     _cleanup_reply_ Coffer__V1__Reply *r = NULL;
     struct bus *b;
 
-    if (client_bus(c, &b, e) || bus_request(b, s, NULL, m, CLIENT_TIMEOUT_MS, &r, e)) {
+    if (client_bus(c, &b, e) || ask_while_nobody_answers(c, b, s, m, &r, e)) {
         return -1;
     }
     /* What a result's header and decision say is checked against a signature before it is shown. */
