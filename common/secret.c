@@ -98,6 +98,9 @@ static void map(struct secret *s)
     /* Best effort: RLIMIT_MEMLOCK may be small, and a service must work without swap control. */
     s->locked = mlock(p, s->mapped_bytes) == 0;
     (void)madvise(p, s->mapped_bytes, MADV_DONTDUMP);
+    /* No child needs them: the runner makes its own, and what it starts beside the workload has no
+     * business with keys. */
+    (void)madvise(p, s->mapped_bytes, MADV_WIPEONFORK);
 }
 
 /* Pages of their own: locking and dump exclusion work on whole pages, and unlocking one secret must

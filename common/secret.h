@@ -1,5 +1,6 @@
-/* Secret bytes: page-locked where the limit allows, excluded from core dumps, wiped before they are
- * freed, compared in constant time, and of a type of their own so that no printf takes them. */
+/* Secret bytes: page-locked where the limit allows, excluded from core dumps, zero in a forked
+ * child, wiped before they are freed, compared in constant time, and of a type of their own so that
+ * no printf takes them. */
 #ifndef COFFER_SECRET_H
 #define COFFER_SECRET_H
 

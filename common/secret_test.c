@@ -272,12 +272,31 @@ static void failing_to_replace_leaves_nothing_behind(void **state _unused_)
     assert_non_null(strstr(e.msg, "cannot create a file beside "));
 }
 
+static void a_forked_child_sees_zeros(void **state _unused_)
+{
+    _cleanup_secret_ struct secret *s = secret_from("0123456789abcdef", 16);
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        int n = 0;
+        for (size_t i = 0; i < secret_n(s); i++) {
+            n += secret_cp(s)[i] != 0;
+        }
+        _exit(n);
+    }
+    int status = -1;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    assert_memory_equal(secret_cp(s), "0123456789abcdef", 16);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(starts_as_zeros_and_copies),
         cmocka_unit_test(pages_come_back_wiped),
         cmocka_unit_test(a_child_makes_pages_of_its_own),
+        cmocka_unit_test(a_forked_child_sees_zeros),
         cmocka_unit_test(random_secrets_differ),
         cmocka_unit_test(equality_needs_size_and_every_byte),
         cmocka_unit_test(pages_stay_out_of_core_dumps),

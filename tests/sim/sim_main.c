@@ -93,12 +93,14 @@ static void run_share(const struct options *o, int share, int fd)
 {
     struct totals t = {0};
 
+    world_make(); /* here and not before the fork: secrets are not inherited */
     for (uint64_t seed = o->from + (uint64_t)share; seed <= o->to; seed += (uint64_t)o->jobs) {
         run_one(seed, o, &t);
         if (t.failed >= 5) {
             break;
         }
     }
+    world_done();
     fflush(stdout);
     if (write(fd, &t, sizeof(t)) != (ssize_t)sizeof(t)) {
         _exit(3);
@@ -260,13 +262,16 @@ int main(int argc, char **argv)
 
     setvbuf(stdout, NULL, _IOFBF, 1u << 16);
     random_install();
-    world_make();
     clock_gettime(CLOCK_MONOTONIC, &a);
     if (breaking) {
+        world_make();
         rc = run_breaks(&o, all);
+        world_done();
     } else if (o.from == o.to) {
+        world_make();
         run_one(o.from, &o, &t);
         rc = t.failed != 0;
+        world_done();
     } else {
         rc = run_all(&o, &t);
     }
@@ -280,7 +285,6 @@ int main(int argc, char **argv)
     for (int i = 0; o.stats && i < COUNT_N; i++) {
         printf("%12" PRIu64 " %s\n", t.counts[i], count_names[i]);
     }
-    world_done();
     fflush(stdout);
     return rc;
 }
