@@ -3,6 +3,10 @@
 # programs take the place of build/release.
 set -euo pipefail
 : "${COFFER_BUILD:?the build directory}"
+unshare --mount --pid --net --fork true 2>/dev/null || {
+    echo "SKIPPED: no namespaces here (root, or a container started with --privileged, has them)"
+    exit 77
+}
 source=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d "${TMPDIR:-/tmp}/coffer-try.XXXXXX")
 dev=
