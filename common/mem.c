@@ -33,7 +33,12 @@ char *xstrdup(const char *s)
 
 char *xstrndup(const char *s, size_t n)
 {
-    return or_die(strndup(s, n));
+    size_t len = strnlen(s, n);
+    char *c = xmalloc(len + 1);
+
+    memcpy(c, s, len);
+    c[len] = '\0';
+    return c;
 }
 
 void *xmemdup(const void *p, size_t n)

@@ -86,7 +86,10 @@ jq -e '[.jobs[] | select(.state != "released")] | length == 0' "$WORK/ps.json" >
 say "every result can be fetched and opened, and is right"
 "$SOURCE/tests/integration/expected.awk" "$CACHE/admissions.csv" | LC_ALL=C sort >"$WORK/expected.csv"
 for job in $(jq -r '.jobs[] | select(.state == "released") | .job' "$WORK/ps.json"); do
-    coffer result "$job" --out "$WORK/results/$job" >/dev/null 2>&1 || fail "the result of $job is lost"
+    coffer result "$job" --out "$WORK/results/$job" >/dev/null 2>"$WORK/result.log" || {
+        cat "$WORK/result.log" >&2
+        fail "the result of $job is lost"
+    }
     tail -n +2 "$WORK/results/$job/by-group.csv" | LC_ALL=C sort | cmp -s - "$WORK/expected.csv" ||
         fail "the result of $job is wrong"
 done
