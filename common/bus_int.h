@@ -43,7 +43,7 @@ struct slot {
     uint32_t gen;
     size_t bytes;
     double due;     /* send (again) then */
-    unsigned tries; /* refused for now, in a row */
+    unsigned tries; /* refused by back-pressure, in a row */
     int request;    /* bus_schedule's pending request, -1 none */
 };
 

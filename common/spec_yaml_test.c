@@ -637,7 +637,7 @@ static void reference_tells_the_truth(void **state)
     size_t n = 0;
 
     if (!doc) {
-        skip();
+        fail_msg("docs/JOB-SPEC.md cannot be read: run this from the root of the tree");
     }
     const char *at = doc;
     for (;; n++) {
