@@ -53,9 +53,12 @@ while [ "$over" -lt "$JOBS" ]; do
         fi
         if [ "$victim" = worker ]; then
             # This stack's, not those of a test beside it: the launcher's children and theirs.
-            launcher=$(pid_of svc-launcher) || true
-            pid=$({ pgrep -P "${launcher:-0}"; pgrep -P "$(pgrep -P "${launcher:-0}" -d, || echo 0)"; } |
-                shuf -n 1) || true
+            # Without a launcher, or children of it, nobody: `pgrep -P 0` would name strangers.
+            pid=
+            if launcher=$(pid_of svc-launcher) && [ -n "$launcher" ] &&
+                keepers=$(pgrep -d, -P "$launcher") && [ -n "$keepers" ]; then
+                pid=$({ pgrep -P "$launcher"; pgrep -P "$keepers"; } | shuf -n 1) || true
+            fi
         else
             pid=$(pid_of "$victim") || true
         fi
