@@ -122,15 +122,37 @@ int verb_status(struct cli *c, int argc, char **argv)
 struct printing {
     struct cli *c;
     struct progress progress;
-    json_t *list; /* --json without -f */
+    json_t *list;  /* --json without -f */
+    int lifecycle; /* only what the launcher and the worker told on the way */
+    int64_t start_ms;
 };
+
+/* One line of `coffer logs`; "" when the event is none. */
+static void add_lifecycle(struct printing *p, const Coffer__V1__JobEvent *ev, struct buf *out)
+{
+    if (!p->start_ms) {
+        p->start_ms = ev->at_ms;
+    }
+    if (ev->detail[0]) {
+        buf_addf(out, NULL, "%9.3f s  attempt %u on %s  %s\n",
+                 (double)(ev->at_ms - p->start_ms) / 1000, ev->attempt,
+                 ev->host[0] ? ev->host : "-", ev->detail);
+    }
+}
 
 static void print_event(const Coffer__V1__JobEvent *ev, void *arg)
 {
     struct printing *p = arg;
     _cleanup_buf_ struct buf line = BUF_INIT(8192);
 
-    progress_event(&p->progress, ev, &line);
+    if (p->lifecycle) {
+        add_lifecycle(p, ev, &line);
+        if (!line.n) {
+            return;
+        }
+    } else {
+        progress_event(&p->progress, ev, &line);
+    }
     if (p->list) {
         json_array_append_new(p->list, json_of_event(ev));
     } else if (p->c->json) {
@@ -164,16 +186,15 @@ static int events_stored(struct cli *c, const char *job, struct printing *p, str
     return 0;
 }
 
-int verb_events(struct cli *c, int argc, char **argv)
+static int show_events(struct cli *c, const char *id, int lifecycle)
 {
     struct err e = {0};
-    struct printing p = {.c = c};
+    struct printing p = {.c = c, .lifecycle = lifecycle};
     char job[JOB_ID_LEN + 1];
     enum follow_end end;
 
-    (void)argc;
     progress_init(&p.progress, c->color);
-    if (client_find_job(c, argv[0], job, &e)) {
+    if (client_find_job(c, id, job, &e)) {
         return cli_fail(c, &e);
     }
     if (cli_has(c, "follow")) {
@@ -190,6 +211,18 @@ int verb_events(struct cli *c, int argc, char **argv)
         return cli_fail(c, &e);
     }
     return c->json ? cli_json(c, json_pack("{s:s,s:o}", "job", job, "events", p.list)) : CLI_OK;
+}
+
+int verb_events(struct cli *c, int argc, char **argv)
+{
+    (void)argc;
+    return show_events(c, argv[0], 0);
+}
+
+int verb_logs(struct cli *c, int argc, char **argv)
+{
+    (void)argc;
+    return show_events(c, argv[0], 1);
 }
 
 /* ---- cancel, hosts --------------------------------------------------------------------------- */

@@ -120,6 +120,12 @@ const struct verb cli_verbs[] = {
      "coffer status jrxf\ncoffer status @last"},
     {"events", verb_events, "show a job's states as they passed", "JOB", 1, 1, BUS | VERB_JOB,
      opts_events, NULL, "coffer events jrxf\ncoffer events -f @last"},
+    {"logs", verb_logs, "show what a job's CVM said of itself", "JOB", 1, 1, BUS | VERB_JOB,
+     opts_events,
+     "The lifecycle of each attempt: boot, attest, keys, unpack, run, seal. What the workload "
+     "prints "
+     "is part of its output and never here.",
+     "coffer logs jrxf\ncoffer logs -f @last"},
     {"explain", verb_explain, "say why a job is in its state", "JOB", 1, 1, BUS | VERB_JOB, NULL,
      "Which clause failed, what it expects, what came, who said so; the gate's score and reasons.",
      "coffer explain jrxf"},

@@ -51,6 +51,7 @@ int verb_submit(struct cli *c, int argc, char **argv);
 int verb_ps(struct cli *c, int argc, char **argv);
 int verb_status(struct cli *c, int argc, char **argv);
 int verb_events(struct cli *c, int argc, char **argv);
+int verb_logs(struct cli *c, int argc, char **argv);
 int verb_explain(struct cli *c, int argc, char **argv);
 int verb_cancel(struct cli *c, int argc, char **argv);
 int verb_result(struct cli *c, int argc, char **argv);
