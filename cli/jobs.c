@@ -133,7 +133,7 @@ static void add_lifecycle(struct printing *p, const Coffer__V1__JobEvent *ev, st
     if (!p->start_ms) {
         p->start_ms = ev->at_ms;
     }
-    if (ev->detail[0]) {
+    if (ev->detail[0] && streq(ev->state, ev->previous)) { /* a note, not a transition */
         buf_addf(out, NULL, "%9.3f s  attempt %u on %s  %s\n",
                  (double)(ev->at_ms - p->start_ms) / 1000, ev->attempt,
                  ev->host[0] ? ev->host : "-", ev->detail);
