@@ -4,6 +4,7 @@
 
 #define NONCE_BYTES 32u
 #define SENDER_BYTES 8
+#define CLOCK_MAX_OFF_MS 60000
 
 struct worker {
     const struct worker_launch *launch; /* borrowed */
@@ -99,6 +100,25 @@ static int send_evidence(struct svc *s, struct effects *fx, struct err *e)
     return 0;
 }
 
+/* A VM's clock is what its host made it. Deadlines and certificates are judged by it here, so a
+ * host must not be able to turn it far, and one that is wrong by accident should hear of it. */
+static int check_clock(const struct svc *s, int64_t verifier_ms, struct err *e)
+{
+    char expected[80];
+
+    if (verifier_ms < 0) {
+        return err_refuse(e, ERR_INVALID, "challenge.now_ms", "milliseconds since 1970", "%lld",
+                          (long long)verifier_ms);
+    }
+    if (!verifier_ms || (s->now_ms <= verifier_ms ? verifier_ms - s->now_ms
+                                                  : s->now_ms - verifier_ms) <= CLOCK_MAX_OFF_MS) {
+        return 0;
+    }
+    snprintf(expected, sizeof(expected), "within %d ms of the verifier's %lld", CLOCK_MAX_OFF_MS,
+             (long long)verifier_ms);
+    return err_refuse(e, ERR_DENIED, "clock", expected, "%lld", (long long)s->now_ms);
+}
+
 static int attest(struct svc *s, const Coffer__V1__Challenge *c, struct effects *fx, struct err *e)
 {
     struct worker *w = worker_of(s);
@@ -107,6 +127,9 @@ static int attest(struct svc *s, const Coffer__V1__Challenge *c, struct effects 
 
     if (c->nonce.len != NONCE_BYTES) {
         return err_refuse(e, ERR_INVALID, "challenge.nonce", "32 bytes", "%zu", c->nonce.len);
+    }
+    if (check_clock(s, c->now_ms, e)) {
+        return -1;
     }
     if (move(w, XV_CHALLENGE, e) ||
         runtime_data_make(l->job, l->attempt, BYTES(c->nonce.data, c->nonce.len), w->tee,
