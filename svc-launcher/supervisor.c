@@ -536,6 +536,18 @@ static int act(struct shell *sh, int kind, struct bytes data)
 
 /* ---- start and stop -------------------------------------------------------------------------- */
 
+static int same_backends(const struct host_facts *a, const struct host_facts *b)
+{
+    int same = a->n_backends == b->n_backends;
+
+    for (size_t i = 0; same && i < a->n_backends; i++) {
+        same = streq(a->backends[i].name, b->backends[i].name) &&
+               a->backends[i].available == b->backends[i].available &&
+               streq(a->backends[i].why, b->backends[i].why);
+    }
+    return same;
+}
+
 static int probe(struct supervisor *sup, struct err *e)
 {
     struct host_facts f;
@@ -543,13 +555,12 @@ static int probe(struct supervisor *sup, struct err *e)
     if (probe_host(shell_config(sup->sh), &sup->env, &f, e) < 0) {
         return -1;
     }
-    if (memcmp(&f, &sup->facts, sizeof(f)) != 0) {
-        sup->facts = f;
-        launcher_set_facts(engine_svc(shell_engine(sup->sh)), &f);
-        for (size_t i = 0; i < f.n_backends; i++) {
-            log_info("host.backend", "%s (%s): %s", f.backends[i].name, f.backends[i].tee,
-                     f.backends[i].available ? "available" : f.backends[i].why);
-        }
+    int same = same_backends(&f, &sup->facts);
+    sup->facts = f;
+    launcher_set_facts(engine_svc(shell_engine(sup->sh)), &f);
+    for (size_t i = 0; !same && i < f.n_backends; i++) {
+        log_info("host.backend", "%s (%s): %s", f.backends[i].name, f.backends[i].tee,
+                 f.backends[i].available ? "available" : f.backends[i].why);
     }
     return 0;
 }

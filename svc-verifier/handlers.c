@@ -246,7 +246,7 @@ static int check_runtime_data(struct submission *sub, struct err *e)
                           &jcs, sub->report_data, e)) {
         return -1;
     }
-    if (strlen(jcs) != given.n || memcmp(jcs, given.p, given.n)) {
+    if (strlen(jcs) != given.n || memcmp(jcs, given.p, given.n) != 0) {
         return err_refuse(e, ERR_INVALID, "runtime_data", "RFC 8785 canonical JSON",
                           "another spelling of it");
     }
