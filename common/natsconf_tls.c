@@ -1,4 +1,5 @@
-/* The CA and the server's certificate: P-256, X.509 v3. */
+/* The CAs (of nats-server, of a host's virtual TPMs) and the server's certificate: P-256, X.509 v3.
+ */
 #include "common/natsconf_int.h"
 
 #include <arpa/inet.h>
@@ -8,6 +9,7 @@
 
 #include "common/fileio.h"
 #include "common/secret.h"
+#include "common/tpmca.h"
 
 #define CA_DAYS 3650
 #define SERVER_DAYS 825
@@ -114,13 +116,13 @@ static int load_ca(const char *cert_path, const char *key_path, X509 **ret_cert,
     return 0;
 }
 
-static int make_ca(const char *cert_path, const char *key_path, X509 **ret_cert, EVP_PKEY **ret_key,
-                   struct err *e)
+static int make_ca(const char *cn, const char *cert_path, const char *key_path, X509 **ret_cert,
+                   EVP_PKEY **ret_key, struct err *e)
 {
     _cleanup_(EVP_PKEY_freep) EVP_PKEY *key = EVP_EC_gen("P-256");
     _cleanup_(X509_freep) X509 *cert = NULL;
 
-    cert = key ? cert_new("Coffer NATS CA", CA_DAYS, key, NULL) : NULL;
+    cert = key ? cert_new(cn, CA_DAYS, key, NULL) : NULL;
     if (!cert || add_ext(cert, cert, NID_basic_constraints, "critical,CA:TRUE,pathlen:0") < 0 ||
         add_ext(cert, cert, NID_key_usage, "critical,keyCertSign,cRLSign") < 0 ||
         add_ext(cert, cert, NID_subject_key_identifier, "hash") < 0 ||
@@ -133,6 +135,28 @@ static int make_ca(const char *cert_path, const char *key_path, X509 **ret_cert,
     *ret_cert = TAKE_PTR(cert);
     *ret_key = TAKE_PTR(key);
     return 0;
+}
+
+static int have_ca(const char *cn, const char *cert_path, const char *key_path, X509 **ret_cert,
+                   EVP_PKEY **ret_key, struct err *e)
+{
+    /* The key is written first, so a CA certificate without its key is somebody's mistake and said.
+     */
+    int rc = access(cert_path, F_OK) == 0 ? load_ca(cert_path, key_path, ret_cert, ret_key, e)
+                                          : make_ca(cn, cert_path, key_path, ret_cert, ret_key, e);
+
+    return rc < 0 ? err_wrap(e, "CA") : 0;
+}
+
+int tpmca_make(const char *dir, const char *host, struct err *e)
+{
+    _cleanup_free_ char *cn = xasprintf("Coffer TPM CA of host %.48s", host);
+    _cleanup_free_ char *cert_path = xasprintf("%s/" TPMCA_ROOT, dir);
+    _cleanup_free_ char *key_path = xasprintf("%s/" TPMCA_KEY, dir);
+    _cleanup_(X509_freep) X509 *cert = NULL;
+    _cleanup_(EVP_PKEY_freep) EVP_PKEY *key = NULL;
+
+    return have_ca(cn, cert_path, key_path, &cert, &key, e);
 }
 
 /* "DNS:localhost,IP:127.0.0.1,…"; names are of characters that cannot end an entry. */
@@ -177,11 +201,8 @@ int natsconf_certificates(const char *dir, const char *const *names, size_t n_na
     if (alt_names(names, n_names, &san, e) < 0) {
         return -1;
     }
-    /* The key is written first, so a CA certificate without its key is somebody's mistake and said.
-     */
-    int have = access(ca_path, F_OK) == 0;
-    if ((have ? load_ca : make_ca)(ca_path, ca_key_path, &ca, &ca_key, e) < 0) {
-        return err_wrap(e, "CA");
+    if (have_ca("Coffer NATS CA", ca_path, ca_key_path, &ca, &ca_key, e) < 0) {
+        return -1;
     }
     key = EVP_EC_gen("P-256");
     cert = key ? cert_new("nats-server", SERVER_DAYS, key, ca) : NULL;
