@@ -24,7 +24,8 @@ const struct cli_opt opts_dev[] = {
     {.name = "backend",
      .arg = "NAME",
      .value = VALUE_TEXT,
-     .help = "how CVMs are made: process (workers are sandboxed processes; sample evidence)"},
+     .help = "how CVMs are made: vtpm (measured VMs with a virtual TPM) or process (default: "
+             "sandboxed processes of this host, sample evidence)"},
     {.name = "log-level",
      .arg = "LEVEL",
      .value = VALUE_TEXT,
@@ -266,7 +267,9 @@ static int start(struct dev *d, struct err *e)
     if (!d->loop) {
         return err_set(e, ERR_IO, "no event loop");
     }
-    if (dev_setup(d, e) < 0 || dev_children_init(d, e) < 0 || dev_notify_open(d, e) < 0) {
+    if (dev_setup(d, e) < 0 || dev_find_programs(d, e) < 0 ||
+        (!streq(d->backend, "process") && dev_setup_vm(d, e) < 0) || dev_children_init(d, e) < 0 ||
+        dev_notify_open(d, e) < 0) {
         return -1;
     }
     add_signal(d, &d->sig_int, SIGINT);
@@ -325,8 +328,10 @@ static int parse_options(struct cli *c, struct dev *d, struct strings *settings,
                        "\"%s\"",
                        level);
     }
-    if (backend && !streq(backend, "process")) {
-        return err_set(e, ERR_INVALID, "--backend: expected process, found \"%s\"", backend);
+    d->backend = backend ? backend : "process";
+    if (!streq(d->backend, "process") && !streq(d->backend, "vtpm")) {
+        return err_set(e, ERR_INVALID, "--backend: expected vtpm or process, found \"%s\"",
+                       backend);
     }
     if (cli_opt_int(c, "port", 1, 65535, 0, &port, e) < 0 ||
         cli_opt_int(c, "ready-fd", 1, 1 << 20, -1, &fd, e) < 0) {
@@ -353,6 +358,7 @@ static void dev_done(struct dev *d)
     }
     free(d->dir);
     free(d->program_dir);
+    free(d->guest_dir);
     free(d->url);
 }
 

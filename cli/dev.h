@@ -2,6 +2,7 @@
  *
  *   dev.c           the verb: options, the order of starting and stopping
  *   dev_setup.c     the data directory: lock, keys, trust file, client profile, nats configuration
+ *   dev_vm.c        the guest image, its reference values and the host's TPM CA, for VMs
  *   dev_children.c  the children: command lines, logs, restarts
  *   dev_log.c       their lines on our stderr
  */
@@ -65,7 +66,8 @@ struct dev {
     char *dir; /* absolute */
     uint16_t port;
     const char *log_level;
-    int ready_fd; /* -1: none */
+    const char *backend; /* "process" or "vtpm" */
+    int ready_fd;        /* -1: none */
     struct dev_setting settings[DEV_SETTINGS_MAX];
     size_t n_settings;
 
@@ -74,6 +76,7 @@ struct dev {
     int notify_fd;
     char notify_name[64]; /* "@..." for NOTIFY_SOCKET */
     char *program_dir;    /* where the services' programs are */
+    char *guest_dir;      /* the measured image; NULL with the process backend */
     char *url;
     int colour;
     struct dev_child children[DEV_N];
@@ -97,7 +100,16 @@ int dev_setup(struct dev *d, struct err *e);
 /* Once nats-server answers: streams and consumers. */
 int dev_provision(struct dev *d, struct err *e);
 
+/* dev_vm.c */
+/* Once the programs are found. ERR_NOT_FOUND names what is missing. */
+int dev_setup_vm(struct dev *d, struct err *e);
+struct jkey;
+/* Made at first use. */
+int dev_release_key(const struct dev *d, struct jkey **ret, struct err *e);
+
 /* dev_children.c */
+/* Sets program_dir. ERR_NOT_FOUND. */
+int dev_find_programs(struct dev *d, struct err *e);
 /* Finds the programs and builds the command lines. ERR_NOT_FOUND names what is missing. */
 int dev_children_init(struct dev *d, struct err *e);
 void dev_children_done(struct dev *d);

@@ -26,8 +26,7 @@ static const struct {
     const char *const *extra;
 } table[DEV_N] = {
     [DEV_NATS] = {"nats-server", SVC_N, NULL},
-    [DEV_VERIFIER] = {"svc-verifier", SVC_VERIFIER,
-                      (const char *const[]){"--allow-sample=true", NULL}},
+    [DEV_VERIFIER] = {"svc-verifier", SVC_VERIFIER, NULL},
     [DEV_KBS] = {"svc-kbs", SVC_KBS, NULL},
     [DEV_GATE] = {"svc-gate", SVC_GATE, NULL},
     [DEV_SCHEDULER] = {"svc-scheduler", SVC_SCHEDULER, NULL},
@@ -68,7 +67,7 @@ static void add(struct args *a, const char *fmt, ...)
 }
 
 /* The directory of this very program, or ../libexec/coffer beside it. */
-static int find_programs(struct dev *d, struct err *e)
+int dev_find_programs(struct dev *d, struct err *e)
 {
     char self[4096];
     ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
@@ -126,6 +125,26 @@ static int nats_args(struct dev_child *c, struct args *a, struct err *e)
     return 0;
 }
 
+/* Sample evidence is believed only where nothing else is made. */
+static void vm_verifier_args(const struct dev *d, struct args *a)
+{
+    if (d->guest_dir) {
+        add(a, "--reference-values=%s/verifier/refvals.jws", d->dir);
+        add(a, "--tpm-hosts=%s/verifier/tpm-hosts.json", d->dir);
+    } else {
+        add(a, "--allow-sample=true");
+    }
+}
+
+static void vm_launcher_args(const struct dev *d, struct args *a)
+{
+    add(a, "--backends=%s", d->backend);
+    if (d->guest_dir) {
+        add(a, "--guest-image=%s", d->guest_dir);
+        add(a, "--tpm-ca=%s/launcher/tpm-ca", d->dir);
+    }
+}
+
 static int service_args(struct dev_child *c, struct args *a, struct err *e)
 {
     const struct dev *d = c->dev;
@@ -147,7 +166,11 @@ static int service_args(struct dev_child *c, struct args *a, struct err *e)
     for (const char *const *p = table[c->id].extra; p && *p; p++) {
         add(a, "%s", *p);
     }
+    if (c->id == DEV_VERIFIER) {
+        vm_verifier_args(d, a);
+    }
     if (c->id == DEV_LAUNCHER) {
+        vm_launcher_args(d, a);
         add(a, "--store=%s/store", d->dir);
         add(a, "--worker=%s/svc-worker", d->program_dir);
         add(a, "--worker-nats-seed=%s/worker.seed", nats);
@@ -367,9 +390,6 @@ int dev_child_start(struct dev_child *c, struct err *e)
 
 int dev_children_init(struct dev *d, struct err *e)
 {
-    if (find_programs(d, e) < 0) {
-        return -1;
-    }
     _cleanup_free_ char *pids = xasprintf("%s/pids", d->dir);
     if (mkdir(pids, 0700) < 0 && errno != EEXIST) {
         return err_errno(e, "mkdir %s", pids);

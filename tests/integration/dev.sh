@@ -2,7 +2,7 @@
 . "$(dirname "$0")/lib.sh"
 
 say "options that cannot be: exit 2"
-for wrong in "--port 0" "--backend vtpm" "--log-level loud" "--set kbs" "--set nothing.x=y"; do
+for wrong in "--port 0" "--backend tdx" "--log-level loud" "--set kbs" "--set nothing.x=y"; do
     status=0
     # shellcheck disable=SC2086
     coffer dev --data "$WORK/none" $wrong 2>"$WORK/err" || status=$?
