@@ -37,6 +37,12 @@ mkdir -p "$HOME" "$XDG_CONFIG_HOME" "$TMPDIR"
 OWNER="$XDG_CONFIG_HOME/owner.jwk" CONSUMER="$XDG_CONFIG_HOME/consumer.jwk"
 export COFFER_KEY=$CONSUMER
 DEV_PID=
+# How CVMs are made, and what evidence grants and jobs ask for.
+BACKEND=${BACKEND:-process}
+case $BACKEND in
+process) TEE_TYPE=sample TEE_STATUS=affirming ;;
+*) TEE_TYPE=$BACKEND TEE_STATUS=warning ;;
+esac
 
 say() { printf '%s: %s\n' "$NAME" "$*"; }
 
@@ -78,7 +84,7 @@ start_dev() {
     local fifo="$WORK/ready"
     rm -f "$fifo"
     mkfifo "$fifo"
-    coffer dev ${DEV_DATA:+--data "$DEV_DATA"} --ready-fd 9 "$@" 9>"$fifo" >"$WORK/dev.out" 2>>"$DEV_LOG" &
+    coffer dev --backend "$BACKEND" ${DEV_DATA:+--data "$DEV_DATA"} --ready-fd 9 "$@" 9>"$fifo" >"$WORK/dev.out" 2>>"$DEV_LOG" &
     DEV_PID=$!
     local line=
     read -r -t 60 line <"$fifo" || true
@@ -178,7 +184,7 @@ grant() {
     local file=$1
     shift
     COFFER_KEY=$OWNER coffer dataset grant "$file" --consumer "$CONSUMER.pub" --image "$IMAGE" \
-        --tee-types sample "$@" 2>/dev/null
+        --tee-types "$TEE_TYPE" --tee-status "$TEE_STATUS" "$@" 2>/dev/null
 }
 
 # The demo's table, sealed and granted; sets DATASET, GRANT and SEALED_FILE.
@@ -194,7 +200,7 @@ set_up_admissions() {
 # YAML), GATE (a line), TIMEOUT, ATTEMPTS, JOB_NAME, JOB_IMAGE, JOB_IMAGE_KEY.
 job_yaml() {
     local files='[{path: by-group.csv, type: text/csv}]' args='["/bin/analyse"]'
-    local tee='{mode: required, types: [sample]}'
+    local tee="{mode: required, types: [$TEE_TYPE]}"
     local datasets="[{id: \"$DATASET\", mount: /data/admissions}]"
     cat <<YAML
 apiVersion: coffer/v1
