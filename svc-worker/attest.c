@@ -5,15 +5,18 @@
 
 /* Evidence that proves nothing: for tests and for hosts without a TEE. A verifier takes it only
  * when its configuration allows it by name. */
-static int sample_collect(const uint8_t report_data[64], struct buf *ret, struct err *e)
+static int sample_collect(void *state, const uint8_t report_data[64], struct bytes credential,
+                          struct buf *ret, struct err *e)
 {
     _cleanup_free_ char *digest = b64_encode(report_data, REPORT_DIGEST_BYTES);
 
+    (void)state;
+    (void)credential;
     return buf_addf(ret, e, "{\"svn\":\"1\",\"report_data\":\"%s\"}", digest);
 }
 
 static const struct attester attesters[] = {
-    {"sample", sample_collect},
+    {.name = "sample", .collect = sample_collect},
 };
 
 const struct attester *attester_find(const char *name)
@@ -24,4 +27,18 @@ const struct attester *attester_find(const char *name)
         }
     }
     return NULL;
+}
+
+const char *attester_names(void)
+{
+    static char names[ARRAY_LEN(attesters) * (TEE_NAME_MAX + 2)];
+
+    if (!names[0]) {
+        size_t n = 0;
+        for (size_t i = 0; i < ARRAY_LEN(attesters); i++) {
+            n += (size_t)snprintf(names + n, sizeof(names) - n, "%s%s", i ? ", " : "",
+                                  attesters[i].name);
+        }
+    }
+    return names;
 }

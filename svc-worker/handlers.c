@@ -15,6 +15,8 @@ struct worker {
     char sender[2 * SENDER_BYTES + 1];
     struct secret *release; /* as opened */
     struct worker_keys keys;
+    void *attest;          /* the attester's own, between its two steps */
+    struct buf attest_key; /* for the request of a challenge */
     struct buf evidence;
     char *runtime_data;
     uint32_t sent;   /* how often evidence was */
@@ -32,6 +34,16 @@ static int move(struct worker *w, enum exec_event ev, struct err *e)
     return exec_next(w->state, ev, &w->state, e);
 }
 
+static int refused(struct worker *w, const struct err *why, struct effects *fx, struct err *e)
+{
+    if (move(w, XV_REFUSE, e)) {
+        return -1;
+    }
+    w->refusal = *why;
+    fx_action(fx, WORKER_ACT_REFUSED, BYTES("", 0));
+    return 0;
+}
+
 /* ---- start and challenge --------------------------------------------------------------------- */
 
 int worker_start(struct svc *s, void *start_args, struct effects *fx, struct err *e)
@@ -39,6 +51,7 @@ int worker_start(struct svc *s, void *start_args, struct effects *fx, struct err
     const struct worker_start_args *a = start_args;
     struct worker *w = worker_of(s);
     uint8_t sender[SENDER_BYTES];
+    struct err why = {0};
 
     if (w->launch) {
         return err_set(e, ERR_WRONG_STATE, "worker: started before");
@@ -50,6 +63,10 @@ int worker_start(struct svc *s, void *start_args, struct effects *fx, struct err
     _cleanup_free_ char *hex = hex_encode(sender, sizeof(sender));
     snprintf(w->sender, sizeof(w->sender), "%s", hex);
     w->launch = a->launch;
+    const struct attester *at = w->launch->attester;
+    if (at->begin && at->begin(&w->attest, &w->attest_key, &why)) {
+        return refused(w, &why, fx, e);
+    }
     w->next_ms = s->now_ms + WORKER_REPEAT_MS;
     fx_action(fx, WORKER_ACT_CHALLENGE, BYTES("", 0));
     return 0;
@@ -57,22 +74,14 @@ int worker_start(struct svc *s, void *start_args, struct effects *fx, struct err
 
 void worker_challenge(const struct svc *s, Coffer__V1__ChallengeRequest *ret)
 {
-    const Coffer__V1__LaunchConfig *c = worker_of(s)->launch->pb;
+    const struct worker *w = worker_of(s);
+    const Coffer__V1__LaunchConfig *c = w->launch->pb;
 
     coffer__v1__challenge_request__init(ret);
     ret->job = c->job;
     ret->attempt = c->attempt;
     ret->tee = c->tee;
-}
-
-static int refused(struct worker *w, const struct err *why, struct effects *fx, struct err *e)
-{
-    if (move(w, XV_REFUSE, e)) {
-        return -1;
-    }
-    w->refusal = *why;
-    fx_action(fx, WORKER_ACT_REFUSED, BYTES("", 0));
-    return 0;
+    ret->attest_key = (ProtobufCBinaryData){.data = w->attest_key.p, .len = w->attest_key.n};
 }
 
 static int send_evidence(struct svc *s, struct effects *fx, struct err *e)
@@ -119,6 +128,13 @@ static int check_clock(const struct svc *s, int64_t verifier_ms, struct err *e)
     return err_refuse(e, ERR_DENIED, "clock", expected, "%lld", (long long)s->now_ms);
 }
 
+static void attest_end(struct worker *w)
+{
+    if (w->attest) {
+        w->launch->attester->end(TAKE_PTR(w->attest));
+    }
+}
+
 static int attest(struct svc *s, const Coffer__V1__Challenge *c, struct effects *fx, struct err *e)
 {
     struct worker *w = worker_of(s);
@@ -134,9 +150,13 @@ static int attest(struct svc *s, const Coffer__V1__Challenge *c, struct effects 
     if (move(w, XV_CHALLENGE, e) ||
         runtime_data_make(l->job, l->attempt, BYTES(c->nonce.data, c->nonce.len), w->tee,
                           &w->runtime_data, report_data, e) ||
-        w->launch->attester->collect(report_data, &w->evidence, e) || move(w, XV_EVIDENCE, e)) {
+        w->launch->attester->collect(w->attest, report_data,
+                                     BYTES(c->credential.data, c->credential.len), &w->evidence,
+                                     e) ||
+        move(w, XV_EVIDENCE, e)) {
         return -1;
     }
+    attest_end(w); /* sent again as it is */
     return send_evidence(s, fx, e);
 }
 
@@ -337,6 +357,7 @@ static int worker_open(struct svc *s, struct err *e)
     struct worker *w = xcalloc(1, sizeof(*w));
 
     (void)e;
+    w->attest_key = BUF_INIT(ATTEST_KEY_MAX_BYTES);
     w->evidence = BUF_INIT(subjects[SUBJ_EVIDENCE_SUBMIT].max_bytes / 2);
     s->priv = w;
     return 0;
@@ -352,6 +373,8 @@ static void worker_close(struct svc *s)
     jkey_free(w->tee);
     secret_free(w->release);
     worker_keys_done(&w->keys);
+    attest_end(w);
+    buf_done(&w->attest_key);
     buf_done(&w->evidence);
     free(w->runtime_data);
     free(w);

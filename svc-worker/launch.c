@@ -45,7 +45,7 @@ static int check_launch(struct worker_launch *l, int allow_no_container, struct 
     }
     l->attester = attester_find(c->tee);
     if (!l->attester) {
-        return err_refuse(e, ERR_UNSUPPORTED, "launch.tee", "sample", "%.40s", c->tee);
+        return err_refuse(e, ERR_UNSUPPORTED, "launch.tee", attester_names(), "%.40s", c->tee);
     }
     if (c->no_container && !allow_no_container) {
         return err_refuse(e, ERR_DENIED, "launch.no_container",

@@ -125,12 +125,24 @@ const struct secret *worker_keys_find(const struct worker_keys *k, const char *i
 
 /* ---- attest.c ---- */
 
+/* How evidence is had from inside of one TEE, in two steps around the challenge. */
 struct attester {
     const char *name;
-    /* Evidence that binds report_data (64 bytes), as the TEE's JSON. */
-    int (*collect)(const uint8_t report_data[64], struct buf *ret, struct err *e);
+    /* Before the challenge is asked for: appends to `ret_key` what the verifier must know first
+     * (ChallengeRequest.attest_key). *ret_state, NULL for none, is the attester's own and ends with
+     * end(). NULL: nothing to do. Takes at most ATTEST_STEP_MS. */
+    int (*begin)(void **ret_state, struct buf *ret_key, struct err *e);
+    /* Appends evidence that binds report_data (64 bytes), as the TEE's JSON. `credential` is
+     * Challenge.credential. Takes at most ATTEST_STEP_MS. */
+    int (*collect)(void *state, const uint8_t report_data[64], struct bytes credential,
+                   struct buf *ret, struct err *e);
+    void (*end)(void *state); /* wipes and frees; NULL without a state */
 };
+#define ATTEST_STEP_MS 30000
+#define ATTEST_KEY_MAX_BYTES (16u * 1024)
 const struct attester *attester_find(const char *name); /* NULL */
+/* "sample, ..." for messages. */
+const char *attester_names(void);
 
 /* ---- output.c: the parent's side of an outcome ---- */
 
