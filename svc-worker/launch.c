@@ -51,10 +51,11 @@ static int check_launch(struct worker_launch *l, int allow_no_container, struct 
         return err_refuse(e, ERR_DENIED, "launch.no_container",
                           "false, unless started with --bench-no-container", "true");
     }
-    return check_path("launch.store_path", c->store_path, e) ||
-                   check_path("launch.work_dir", c->work_dir, e)
-               ? -1
-               : 0;
+    /* A VM has disks, a process has the host's directory. */
+    if (c->n_disks ? launch_check_disks(c, e) : check_path("launch.store_path", c->store_path, e)) {
+        return -1;
+    }
+    return check_path("launch.work_dir", c->work_dir, e);
 }
 
 int worker_launch_parse(struct bytes in, int allow_no_container, struct worker_launch **ret,
@@ -71,7 +72,11 @@ int worker_launch_parse(struct bytes in, int allow_no_container, struct worker_l
                           in.n);
     }
     /* What no field of the message holds would hide behind it. */
-    if (l->pb->base.n_unknown_fields || coffer__v1__launch_config__get_packed_size(l->pb) != in.n) {
+    size_t unknown = l->pb->base.n_unknown_fields;
+    for (size_t i = 0; i < l->pb->n_disks; i++) {
+        unknown += l->pb->disks[i]->base.n_unknown_fields;
+    }
+    if (unknown || coffer__v1__launch_config__get_packed_size(l->pb) != in.n) {
         return err_refuse(e, ERR_INVALID, "launch", "a LaunchConfig and nothing else",
                           "unknown fields or bytes after it");
     }

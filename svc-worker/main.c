@@ -9,6 +9,7 @@
  *   collect.c, fingerprint.c   the declared files; what of them is verbatim input
  *   output.c       sealed to the gate, signed by the TEE key
  *   phase.c        lines of JSON for the launcher
+ *   init.c         in a VM this program is also the first process, and starts itself (init.h)
  *
  * Exit status: 0 the result is out (a failed workload is a result too), 3 refused before the run (a
  * "refused" line says why), 1 anything else.
@@ -25,6 +26,7 @@
 #include "common/fileio.h"
 #include "common/log.h"
 #include "common/shell.h"
+#include "svc-worker/init.h"
 #include "svc-worker/worker.h"
 
 #define EXIT_REFUSED 3
@@ -290,6 +292,9 @@ int main(int argc, char **argv)
     int bench = argc == 2 && streq(argv[1], "--bench-no-container");
     struct err e = {0};
 
+    if (init_in_vm()) {
+        init_main();
+    }
     if (argc > 1 && !bench) {
         /* Help and version; anything else is an error there. */
         return service_main(&worker_service, argc, argv);
