@@ -15,10 +15,10 @@
 #define GUEST_TDX_RTMR2_EVENTS_MAX 64u
 #define GUEST_TDX_SEPARATORS_MAX 8u
 
-/* When the VMM extends MRTD with the content of a measured section. */
+/* When the VMM extends MRTD with the content of a measured section: it is KVM that decides. */
 enum guest_tdx_order {
-    GUEST_TDX_PAGE_BY_PAGE,  /* after adding each page: KVM of Linux 6.16 and later */
-    GUEST_TDX_AFTER_SECTION, /* after adding all pages of the section: KVM before its merge */
+    GUEST_TDX_PAGE_BY_PAGE,  /* after adding each page: KVM as merged into Linux 6.16 */
+    GUEST_TDX_AFTER_SECTION, /* after adding all its pages: patched kernels, with QEMU 8 */
 };
 
 /* Errors of ovmf_parse and ovmf_parse_tdx (ERR_UNSUPPORTED: the firmware has no TDX metadata);
