@@ -187,8 +187,10 @@ static int relay(void *arg)
     close(vm->log_fd);
     close(vm->launch_fd);
     if (init_relay_confine(RELAY_UID, &e) || init_relay_run(&r, &e)) {
-        dprintf(STDERR_FILENO, "%s\n", e.msg);
-        return 1;
+        /* write(2), since the filter knows nothing of what stdio asks for. */
+        size_t n = strlen(e.msg);
+        e.msg[n] = '\n';
+        return write(STDERR_FILENO, e.msg, n + 1) == (ssize_t)n + 1 ? 1 : 2;
     }
     return 0;
 }

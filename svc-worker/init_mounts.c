@@ -20,7 +20,7 @@ int init_root(struct err *e)
     if ((mkdir(NEW_ROOT, 0755) < 0 && errno != EEXIST) ||
         mount("/", NEW_ROOT, NULL, MS_BIND, NULL) < 0 || chdir(NEW_ROOT) < 0 ||
         mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0 ||
-        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0) {
+        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || chmod("/", 0755) < 0) {
         return err_errno(e, "cannot make the initramfs a root");
     }
     return 0;
