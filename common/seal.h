@@ -67,6 +67,9 @@ DEFINE_CLEANUP(struct sealer *, sealer_free);
 struct seal_reader;
 int seal_reader_open(int fd /* borrowed, pread */, const struct secret *key,
                      struct seal_reader **ret, struct err *e);
+/* The same of the first `bytes` of something that does not say its size: a block device. */
+int seal_reader_open_sized(int fd, uint64_t bytes, const struct secret *key,
+                           struct seal_reader **ret, struct err *e);
 const struct seal_header *seal_reader_header(const struct seal_reader *r);
 uint64_t seal_reader_size(const struct seal_reader *r); /* plaintext bytes */
 /* Up to n bytes at offset; *ret_n is short only at the end. */

@@ -7,7 +7,8 @@
 #define PREFIX_MAX_BYTES (12u + SEAL_HEADER_MAX_BYTES)
 
 struct seal_reader {
-    int fd; /* borrowed */
+    int fd;              /* borrowed */
+    uint64_t file_bytes; /* of what fd names, as far as it counts */
     struct seal_header header;
     struct sealer *sealer;
     uint64_t n_chunks;
@@ -90,7 +91,8 @@ static int read_header(struct seal_reader *r, struct err *e)
     _cleanup_free_ uint8_t *prefix = xmalloc(PREFIX_MAX_BYTES);
     size_t n;
 
-    if (pread_full(r->fd, prefix, PREFIX_MAX_BYTES, 0, &n, e) < 0) {
+    n = r->file_bytes < PREFIX_MAX_BYTES ? (size_t)r->file_bytes : PREFIX_MAX_BYTES;
+    if (pread_full(r->fd, prefix, n, 0, &n, e) < 0) {
         return -1;
     }
     return seal_header_parse(BYTES(prefix, n), &r->header, e);
@@ -99,19 +101,12 @@ static int read_header(struct seal_reader *r, struct err *e)
 /* How many chunks there are, from the size of the file alone. */
 static int measure(struct seal_reader *r, struct err *e)
 {
-    struct stat st;
     uint64_t body, full;
 
-    if (fstat(r->fd, &st) < 0) {
-        return err_errno(e, "the sealed file's size");
-    }
-    if (!S_ISREG(st.st_mode)) {
-        return err_set(e, ERR_INVALID, "the sealed file: expected a regular file");
-    }
-    if ((uint64_t)st.st_size < r->header.prefix_bytes) {
+    if (r->file_bytes < r->header.prefix_bytes) {
         return err_set(e, ERR_INVALID, "the sealed file: is cut off inside its header");
     }
-    body = (uint64_t)st.st_size - r->header.prefix_bytes;
+    body = r->file_bytes - r->header.prefix_bytes;
     full = sealed_chunk_bytes(r);
     r->n_chunks = body / full + (body % full ? 1 : 0);
     if (r->n_chunks == 0) {
@@ -172,12 +167,17 @@ static int check_last(struct seal_reader *r, struct err *e)
     return -1;
 }
 
-int seal_reader_open(int fd, const struct secret *key, struct seal_reader **ret, struct err *e)
+int seal_reader_open_sized(int fd, uint64_t bytes, const struct secret *key,
+                           struct seal_reader **ret, struct err *e)
 {
     _cleanup_(seal_reader_freep) struct seal_reader *r = xcalloc(1, sizeof(*r));
 
     r->fd = fd;
+    r->file_bytes = bytes;
     r->plain_index = NO_CHUNK;
+    if (bytes > INT64_MAX) {
+        return err_set(e, ERR_INVALID, "the sealed file: expected less than 2^63 bytes");
+    }
     if (read_header(r, e) < 0 || measure(r, e) < 0 ||
         sealer_new(&r->header, key, &r->sealer, e) < 0) {
         return -1;
@@ -189,6 +189,19 @@ int seal_reader_open(int fd, const struct secret *key, struct seal_reader **ret,
     }
     *ret = TAKE_PTR(r);
     return 0;
+}
+
+int seal_reader_open(int fd, const struct secret *key, struct seal_reader **ret, struct err *e)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0) {
+        return err_errno(e, "the sealed file's size");
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return err_set(e, ERR_INVALID, "the sealed file: expected a regular file");
+    }
+    return seal_reader_open_sized(fd, (uint64_t)st.st_size, key, ret, e);
 }
 
 const struct seal_header *seal_reader_header(const struct seal_reader *r)

@@ -27,7 +27,7 @@ struct job {
     const struct worker_keys *keys;
     struct job_input inputs[SPEC_MAX_DATASETS];
     uint64_t input_bytes;
-    int store_fd;
+    struct blobs *blobs;     /* owned */
     struct oci_image *image; /* owned */
     char *rootfs, *data, *outdir;
 };
@@ -39,7 +39,7 @@ static void job_done(struct job *j)
         closep(&j->inputs[i].fd);
     }
     oci_image_free(j->image);
-    closep(&j->store_fd);
+    blobs_free(j->blobs);
     free(j->rootfs);
     free(j->data);
     free(j->outdir);
@@ -60,19 +60,12 @@ static int open_dataset(struct job *j, size_t i, struct err *e)
 {
     const char *id = j->spec->datasets[i].id;
     struct job_input *in = &j->inputs[i];
-    char path[DATASET_ID_MAX + 32];
+    uint64_t bytes;
 
-    /* The spec's ids are names, a dot and base32 digits; the file name is made of nothing else. */
-    if (strchr(id, '/') || strstr(id, "..")) {
-        return err_refuse(e, ERR_INVALID, "dataset.id", "a dataset id", "%.100s", id);
-    }
-    snprintf(path, sizeof(path), "datasets/%s.coffer", id);
-    in->fd = openat(j->store_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (in->fd < 0) {
-        err_errno(e, "%s", path);
+    if (blobs_dataset(j->blobs, id, &in->fd, &bytes, e)) {
         return refuse_dataset(i, "file", "its sealed file in the store", e);
     }
-    if (seal_reader_open(in->fd, worker_keys_find(j->keys, id, 1), &in->reader, e)) {
+    if (seal_reader_open_sized(in->fd, bytes, worker_keys_find(j->keys, id, 1), &in->reader, e)) {
         return refuse_dataset(i, "end", "a whole sealed file of that key", e);
     }
     const char *found = seal_reader_header(in->reader)->id;
@@ -182,7 +175,7 @@ static int unpack_image(struct job *j, struct err *e)
         v[i].kid = j->spec->image_keys[i];
         v[i].kek = worker_keys_find(j->keys, v[i].kid, 0);
     }
-    if (oci_image_open(j->store_fd, j->spec->image, !j->spec->encrypted, &j->image, e)) {
+    if (oci_image_open(j->blobs, j->spec->image, !j->spec->encrypted, &j->image, e)) {
         return refuse_image("workload.image", j->spec->image, 0, e);
     }
     if (oci_image_unpack(j->image, &keys, j->rootfs, IMAGE_MAX_BYTES, IMAGE_MAX_FILES, e)) {
@@ -401,9 +394,8 @@ static int run_without(struct job *j, struct area *out, struct worker_outcome *o
 
 static int run_all(struct job *j, struct area *out, struct worker_outcome *o, struct err *e)
 {
-    j->store_fd = open(j->l->pb->store_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (j->store_fd < 0) {
-        return err_errno(e, "store %s", j->l->pb->store_path);
+    if (blobs_open(j->l->pb, &j->blobs, e)) {
+        return -1;
     }
     for (size_t i = 0; i < j->spec->n_datasets; i++) {
         if (open_dataset(j, i, e)) {
@@ -420,7 +412,7 @@ static int run_all(struct job *j, struct area *out, struct worker_outcome *o, st
 void job_run(const struct worker_launch *l, const struct worker_keys *k, struct area *out,
              struct worker_outcome *o)
 {
-    _cleanup_(job_done) struct job j = {.l = l, .spec = l->spec, .keys = k, .store_fd = -1};
+    _cleanup_(job_done) struct job j = {.l = l, .spec = l->spec, .keys = k};
     struct err e = {0};
 
     for (size_t i = 0; i < SPEC_MAX_DATASETS; i++) {

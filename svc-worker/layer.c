@@ -10,11 +10,13 @@
 
 #define BLOCK_BYTES 65536u
 
-/* The layer as it flows: blob -> hash, decrypt -> decompress -> hash, count -> tar reader. */
+/* The layer as it flows, once: blob -> hash, HMAC, decrypt -> decompress -> hash, count -> tar
+ * reader. */
 struct flow {
     int fd;
-    uint64_t offset, size; /* of the blob */
+    uint64_t offset, size; /* of the blob; a disk may be longer */
     EVP_MD_CTX *blob_hash;
+    EVP_MAC_CTX *mac;      /* NULL when the layer is not encrypted */
     EVP_CIPHER_CTX *ctr;   /* NULL when the layer is not encrypted */
     struct archive *inner; /* the decompressor; NULL when the layer is not compressed */
     int inner_at_end;
@@ -32,6 +34,7 @@ static void flow_done(struct flow *f)
     EVP_MD_CTX_free(f->blob_hash);
     EVP_MD_CTX_free(f->tar_hash);
     EVP_CIPHER_CTX_free(f->ctr);
+    EVP_MAC_CTX_free(f->mac);
     free(f->sealed);
     free(f->plain);
     free(f->tar);
@@ -52,34 +55,42 @@ static int read_blob(int fd, uint8_t *p, size_t n, uint64_t offset, size_t *ret_
     return 0;
 }
 
-/* The next bytes of the blob, decrypted; 0 at the end. */
-static la_ssize_t next_plain(struct flow *f, const void **ret)
+/* The next bytes of the blob as they are, hashed; 0 at the end. */
+static la_ssize_t next_sealed(struct flow *f)
 {
+    uint64_t left = f->size - f->offset;
     size_t n = 0;
-    int out = 0;
 
-    if (read_blob(f->fd, f->sealed, BLOCK_BYTES, f->offset, &n, &f->e) < 0) {
+    if (read_blob(f->fd, f->sealed, left < BLOCK_BYTES ? (size_t)left : BLOCK_BYTES, f->offset, &n,
+                  &f->e) < 0) {
         return -1;
     }
     f->offset += n;
-    if (f->offset > f->size) {
-        return err_set(&f->e, ERR_BAD_SIGNATURE, "the blob grew while it was read");
+    if (n && (!EVP_DigestUpdate(f->blob_hash, f->sealed, n) ||
+              (f->mac && !EVP_MAC_update(f->mac, f->sealed, n)))) {
+        return err_set(&f->e, ERR_INTERNAL, "hashing failed");
     }
-    if (n == 0) {
-        return 0;
-    }
-    if (!EVP_DigestUpdate(f->blob_hash, f->sealed, n)) {
-        return err_set(&f->e, ERR_INTERNAL, "SHA-256 failed");
+    return (la_ssize_t)n;
+}
+
+/* The next bytes of the blob, decrypted; 0 at the end. */
+static la_ssize_t next_plain(struct flow *f, const void **ret)
+{
+    la_ssize_t n = next_sealed(f);
+    int out = 0;
+
+    if (n <= 0) {
+        return n;
     }
     if (!f->ctr) {
         *ret = f->sealed;
-        return (la_ssize_t)n;
+        return n;
     }
-    if (!EVP_DecryptUpdate(f->ctr, f->plain, &out, f->sealed, (int)n) || (size_t)out != n) {
+    if (!EVP_DecryptUpdate(f->ctr, f->plain, &out, f->sealed, (int)n) || out != n) {
         return err_set(&f->e, ERR_INTERNAL, "AES-256-CTR failed");
     }
     *ret = f->plain;
-    return (la_ssize_t)n;
+    return n;
 }
 
 /* The next bytes of the uncompressed tar, hashed; 0 at the end. */
@@ -130,7 +141,7 @@ static la_ssize_t on_read_tar(struct archive *a, void *arg, const void **ret)
     return report(a, arg, next_tar(arg, ret));
 }
 
-static void *hmac_new(const struct secret *key)
+static EVP_MAC_CTX *hmac_new(const struct secret *key)
 {
     EVP_MAC *mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
     EVP_MAC_CTX *ctx = mac ? EVP_MAC_CTX_new(mac) : NULL;
@@ -148,39 +159,12 @@ static void *hmac_new(const struct secret *key)
     return ctx;
 }
 
-static void hmac_freep(EVP_MAC_CTX **ctx)
-{
-    EVP_MAC_CTX_free(*ctx);
-}
-
-static int hash_blob(struct flow *f, EVP_MAC_CTX *mac, struct err *e)
-{
-    uint64_t offset = 0;
-    size_t n = 0;
-
-    do {
-        if (read_blob(f->fd, f->sealed, BLOCK_BYTES, offset, &n, e) < 0) {
-            return -1;
-        }
-        offset += n;
-        if (offset > f->size) {
-            return err_set(e, ERR_BAD_SIGNATURE, "the blob grew while it was read");
-        }
-        if (!EVP_DigestUpdate(f->blob_hash, f->sealed, n) ||
-            (mac && !EVP_MAC_update(mac, f->sealed, n))) {
-            return err_set(e, ERR_INTERNAL, "hashing failed");
-        }
-    } while (n > 0);
-    return 0;
-}
-
-/* Compares and starts the hash anew. */
 static int check_hash(EVP_MD_CTX *hash, const uint8_t want[OCI_SHA256_BYTES], const char *what,
                       struct err *e)
 {
     uint8_t got[OCI_SHA256_BYTES];
 
-    if (!EVP_DigestFinal_ex(hash, got, NULL) || !EVP_DigestInit_ex(hash, EVP_sha256(), NULL)) {
+    if (!EVP_DigestFinal_ex(hash, got, NULL)) {
         return err_set(e, ERR_INTERNAL, "SHA-256 failed");
     }
     if (CRYPTO_memcmp(got, want, sizeof(got)) != 0) {
@@ -192,31 +176,38 @@ static int check_hash(EVP_MD_CTX *hash, const uint8_t want[OCI_SHA256_BYTES], co
     return 0;
 }
 
-/* The first pass: nothing is decrypted before all of the blob is known to be right. */
-static int verify_blob(struct flow *f, const struct oci_layer *l, const struct ocicrypt_key *key,
-                       struct err *e)
+/* Whether what flowed, with the rest of it, is the blob that the manifest names and that was
+ * encrypted with this key. */
+static int verify_blob(struct flow *f, const struct oci_layer *l, struct err *e)
 {
-    _cleanup_(hmac_freep) EVP_MAC_CTX *mac = NULL;
     uint8_t got[OCI_SHA256_BYTES];
-    size_t n = 0;
+    la_ssize_t n;
+    size_t mac_n = 0;
 
-    if (l->crypt && !(mac = hmac_new(key->symkey))) {
-        return err_set(e, ERR_INTERNAL, "HMAC-SHA256 is not available");
-    }
-    if (hash_blob(f, mac, e) < 0 ||
-        check_hash(f->blob_hash, l->digest, "the blob's digest", e) < 0) {
+    do {
+        n = next_sealed(f);
+    } while (n > 0);
+    if (n < 0) {
+        *e = f->e;
         return -1;
     }
-    if (mac && (!EVP_MAC_final(mac, got, &n, sizeof(got)) || n != sizeof(got) ||
-                CRYPTO_memcmp(got, l->crypt->hmac, sizeof(got)) != 0)) {
+    if (check_hash(f->blob_hash, l->digest, "the blob's digest", e) < 0) {
+        return -1;
+    }
+    if (f->mac && (!EVP_MAC_final(f->mac, got, &mac_n, sizeof(got)) || mac_n != sizeof(got) ||
+                   CRYPTO_memcmp(got, l->crypt->hmac, sizeof(got)) != 0)) {
         return err_set(e, ERR_BAD_SIGNATURE,
                        "the blob's HMAC does not hold: it was changed after it was encrypted");
     }
     return 0;
 }
 
-static int start_ctr(struct flow *f, const struct ocicrypt_key *key, struct err *e)
+static int start_crypt(struct flow *f, const struct ocicrypt_key *key, struct err *e)
 {
+    f->mac = hmac_new(key->symkey);
+    if (!f->mac) {
+        return err_set(e, ERR_INTERNAL, "HMAC-SHA256 is not available");
+    }
     f->ctr = EVP_CIPHER_CTX_new();
     if (!f->ctr ||
         !EVP_DecryptInit_ex(f->ctr, EVP_aes_256_ctr(), NULL, secret_cp(key->symkey), key->nonce)) {
@@ -257,7 +248,7 @@ failed:
     return err_set(e, ERR_INVALID, "decompressing: %.200s", archive_error_string(f->inner));
 }
 
-/* Reads to the end both the tar stream (padding) and the blob (what a decompressor left). */
+/* Reads the tar stream to its end (padding), and what a decompressor left. */
 static int drain(struct flow *f, struct err *e)
 {
     const void *p;
@@ -266,9 +257,6 @@ static int drain(struct flow *f, struct err *e)
     do {
         n = next_tar(f, &p);
     } while (n > 0);
-    while (n == 0 && (n = next_plain(f, &p)) > 0) {
-        n = 0;
-    }
     if (n < 0) {
         *e = f->e;
         return -1;
@@ -296,8 +284,9 @@ static int unpack(struct flow *f, struct untar *u, struct err *e)
     return drain(f, e);
 }
 
-static int unpack_layer(int store_fd, const struct oci_layer *l, const struct oci_keys *keys,
-                        struct untar *u, uint64_t *stream_left, struct err *e)
+static int unpack_layer(const struct blobs *store, const struct oci_layer *l,
+                        const struct oci_keys *keys, struct untar *u, uint64_t *stream_left,
+                        struct err *e)
 {
     _cleanup_(ocicrypt_key_done) struct ocicrypt_key key = {0};
     _cleanup_(flow_done) struct flow f = {.fd = -1, .stream_left = stream_left};
@@ -305,9 +294,10 @@ static int unpack_layer(int store_fd, const struct oci_layer *l, const struct oc
     if (l->crypt && ocicrypt_open(l->crypt, keys, &key, e) < 0) {
         return -1;
     }
-    if (oci_blob_open(store_fd, l->hex, l->size, &f.fd, &f.size, e) < 0) {
+    if (blobs_layer(store, l->hex, l->size, &f.fd, e) < 0) {
         return -1;
     }
+    f.size = l->size;
     f.sealed = xmalloc(BLOCK_BYTES);
     f.plain = xmalloc(BLOCK_BYTES);
     f.tar = xmalloc(BLOCK_BYTES);
@@ -317,21 +307,33 @@ static int unpack_layer(int store_fd, const struct oci_layer *l, const struct oc
         !EVP_DigestInit_ex(f.tar_hash, EVP_sha256(), NULL)) {
         return err_set(e, ERR_INTERNAL, "SHA-256 is not available");
     }
-    if (verify_blob(&f, l, &key, e) < 0 || (l->crypt && start_ctr(&f, &key, e) < 0) ||
-        (l->compression != OCI_PLAIN_TAR && start_inner(&f, l->compression, e) < 0) ||
-        unpack(&f, u, e) < 0 ||
-        check_hash(f.blob_hash, l->digest, "the blob's digest, read again", e) < 0) {
+    if (l->crypt && start_crypt(&f, &key, e) < 0) {
         return -1;
     }
-    return check_hash(f.tar_hash, l->diff_id, "the diff_id", e);
+    int r = (l->compression != OCI_PLAIN_TAR && start_inner(&f, l->compression, e) < 0) ||
+                    unpack(&f, u, e) < 0
+                ? -1
+                : 0;
+    /* A blob that was tampered with may fail anywhere above; what is wrong with it is told here. */
+    if (f.e.code == ERR_IO || f.e.code == ERR_INTERNAL) {
+        return -1;
+    }
+    f.e = (struct err){0};
+    struct err why = {0};
+    if (verify_blob(&f, l, &why) < 0) {
+        *e = why;
+        return -1;
+    }
+    return r < 0 ? -1 : check_hash(f.tar_hash, l->diff_id, "the diff_id", e);
 }
 
-int oci_layer_unpack(int store_fd, const struct oci_layer *l, const struct oci_keys *keys,
-                     struct untar *u, uint64_t *stream_left, struct err *e)
+int oci_layer_unpack(const struct blobs *store, const struct oci_layer *l,
+                     const struct oci_keys *keys, struct untar *u, uint64_t *stream_left,
+                     struct err *e)
 {
     struct err local = {0};
 
-    if (unpack_layer(store_fd, l, keys, u, stream_left, &local) == 0) {
+    if (unpack_layer(store, l, keys, u, stream_left, &local) == 0) {
         return 0;
     }
     if (e) {

@@ -5,7 +5,7 @@
 struct image {
     char *pool, *root, *outer;
     json_t *layers, *diff_ids;
-    int pool_fd;
+    struct blobs *blobs;
 };
 
 static struct image image_new(void)
@@ -18,8 +18,7 @@ static struct image image_new(void)
     assert_int_equal(mkdir(im.root, 0755), 0);
     _cleanup_free_ char *victim = xasprintf("%s/victim", im.outer);
     spill(victim, "safe", 4);
-    im.pool_fd = open(im.pool, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    assert_true(im.pool_fd >= 0);
+    assert_int_equal(blobs_open_dir(im.pool, &im.blobs, NULL), 0);
     return im;
 }
 
@@ -27,7 +26,7 @@ static void image_done(struct image *im)
 {
     json_decref(im->layers);
     json_decref(im->diff_ids);
-    close(im->pool_fd);
+    blobs_free(im->blobs);
     drop_dir(&im->pool);
     drop_dir(&im->outer);
     free(im->root);
@@ -83,7 +82,7 @@ static int unpack(struct image *im, uint64_t max_bytes, uint64_t max_files, stru
     _cleanup_(oci_image_freep) struct oci_image *img = NULL;
 
     err_clear(e);
-    if (oci_image_open(im->pool_fd, digest, 1, &img, e) < 0) {
+    if (oci_image_open(im->blobs, digest, 1, &img, e) < 0) {
         return -1;
     }
     return oci_image_unpack(img, NULL, im->root, max_bytes, max_files, e);
@@ -325,7 +324,7 @@ static void open_fails(struct image *im, const char *digest, int allow_plain, en
     struct oci_image *img = NULL;
     struct err e = {0};
 
-    if (oci_image_open(im->pool_fd, digest, allow_plain, &img, &e) == 0) {
+    if (oci_image_open(im->blobs, digest, allow_plain, &img, &e) == 0) {
         oci_image_free(img);
         fail_msg("expected \"%s\", but it was opened", part);
     }
@@ -375,7 +374,7 @@ static void configs(void **state)
     _cleanup_free_ char *digest = finish_with(&im, config);
     _cleanup_(oci_image_freep) struct oci_image *img = NULL;
     struct err e = {0};
-    assert_int_equal(oci_image_open(im.pool_fd, digest, 1, &img, &e), 0);
+    assert_int_equal(oci_image_open(im.blobs, digest, 1, &img, &e), 0);
     const struct oci_config *c = oci_image_config(img);
     assert_string_equal(c->entrypoint[0], "/bin/sh");
     assert_string_equal(c->entrypoint[1], "-c");
@@ -495,7 +494,7 @@ static void indexes(void **state)
     _cleanup_free_ char *none = index_of(&im, digest, (const char *const[]){"arm64", NULL});
     _cleanup_free_ char *nested = index_of(&im, one, (const char *const[]){"amd64", NULL});
 
-    if (oci_image_open(im.pool_fd, one, 1, &img, &e) < 0) {
+    if (oci_image_open(im.blobs, one, 1, &img, &e) < 0) {
         fail_msg("%s", e.msg);
     }
     open_fails(&im, two, 1, ERR_UNSUPPORTED, "exactly one manifest for linux/amd64 in it, got 2");

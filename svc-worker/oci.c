@@ -1,10 +1,7 @@
 #include "svc-worker/oci.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <sys/stat.h>
 
 #include "common/jcs.h"
 #include "svc-worker/oci_int.h"
@@ -13,7 +10,7 @@
 #define TAR_OVERHEAD_BYTES 4096u
 
 struct oci_image {
-    int store_fd; /* borrowed */
+    const struct blobs *store; /* borrowed */
     struct oci_layer *layers;
     size_t n_layers;
     const char **kids; /* borrowed from the layers */
@@ -46,71 +43,15 @@ int oci_digest_parse(const char *what, const char *s, uint8_t ret[OCI_SHA256_BYT
     return 0;
 }
 
-int oci_blob_open(int store_fd, const char *hex, uint64_t size, int *ret_fd, uint64_t *ret_size,
-                  struct err *e)
-{
-    char path[sizeof("blobs/sha256/") + OCI_HEX_CHARS];
-    struct stat st;
-
-    snprintf(path, sizeof(path), "blobs/sha256/%.64s", hex);
-    _cleanup_close_ int fd = openat(store_fd, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT) {
-        return err_set(e, ERR_NOT_FOUND, "blob sha256:%s: is not in the store", hex);
-    }
-    if (fd < 0 || fstat(fd, &st) < 0) {
-        return err_errno(e, "blob sha256:%s", hex);
-    }
-    if (!S_ISREG(st.st_mode)) {
-        return err_set(e, ERR_INVALID, "blob sha256:%s: expected a regular file", hex);
-    }
-    if (size != UINT64_MAX && (uint64_t)st.st_size != size) {
-        return err_set(e, ERR_BAD_SIGNATURE, "blob sha256:%s: expected %llu bytes, got %llu", hex,
-                       (unsigned long long)size, (unsigned long long)st.st_size);
-    }
-    *ret_fd = TAKE_FD(fd);
-    *ret_size = (uint64_t)st.st_size;
-    return 0;
-}
-
-static int read_all(int fd, struct buf *b, size_t n, struct err *e)
-{
-    if (buf_reserve(b, n, e) < 0) {
-        return -1;
-    }
-    while (b->n < n) {
-        ssize_t r = pread(fd, b->p + b->n, n - b->n, (off_t)b->n);
-        if (r < 0 && errno == EINTR) {
-            continue;
-        }
-        if (r < 0) {
-            return err_errno(e, "reading the blob");
-        }
-        if (r == 0) {
-            break;
-        }
-        b->n += (size_t)r;
-    }
-    return 0;
-}
-
 /* Reads a small JSON blob whose digest (and size, unless UINT64_MAX) holds. */
-static int read_json(int store_fd, const char *what, const struct descriptor *d, json_t **ret,
-                     struct err *e)
+static int read_json(const struct blobs *store, const char *what, const struct descriptor *d,
+                     json_t **ret, struct err *e)
 {
     _cleanup_buf_ struct buf b = BUF_INIT(OCI_JSON_MAX_BYTES);
-    _cleanup_close_ int fd = -1;
     _cleanup_json_ json_t *j = NULL;
     uint8_t got[OCI_SHA256_BYTES];
-    uint64_t size;
 
-    if (oci_blob_open(store_fd, d->hex, d->size, &fd, &size, e) < 0) {
-        return err_wrap(e, "%s", what);
-    }
-    if (size > OCI_JSON_MAX_BYTES) {
-        return err_set(e, ERR_TOO_LARGE, "%s: at most %u bytes, got %llu", what, OCI_JSON_MAX_BYTES,
-                       (unsigned long long)size);
-    }
-    if (read_all(fd, &b, (size_t)size, e) < 0) {
+    if (blobs_document(store, d->hex, d->size, OCI_JSON_MAX_BYTES, &b, e) < 0) {
         return err_wrap(e, "%s", what);
     }
     if (!EVP_Digest(b.p, b.n, got, NULL, EVP_sha256(), NULL)) {
@@ -389,7 +330,7 @@ static int config_load(struct oci_image *img, const json_t *manifest, struct err
                        "manifest.config.mediaType: is not that of an image: \"%.120s\"",
                        d.media_type);
     }
-    if (read_json(img->store_fd, "config", &d, &config, e) < 0 ||
+    if (read_json(img->store, "config", &d, &config, e) < 0 ||
         json_get_str(config, "config", "os", &os, e) < 0 ||
         json_get_str(config, "config", "architecture", &arch, e) < 0) {
         return -1;
@@ -472,19 +413,19 @@ static int index_choose(const json_t *index, struct descriptor *ret, struct err 
     return descriptor_parse("index.manifests", chosen, ret, e);
 }
 
-static int manifest_load(int store_fd, const char *digest, json_t **ret, struct err *e)
+static int manifest_load(const struct blobs *store, const char *digest, json_t **ret, struct err *e)
 {
     _cleanup_json_ json_t *j = NULL, *index = NULL;
     struct descriptor d = {.size = UINT64_MAX};
     enum doc_kind kind;
 
     if (oci_digest_parse("manifest digest", digest, d.digest, d.hex, e) < 0 ||
-        read_json(store_fd, "manifest", &d, &j, e) < 0 || doc_kind(j, &kind, e) < 0) {
+        read_json(store, "manifest", &d, &j, e) < 0 || doc_kind(j, &kind, e) < 0) {
         return -1;
     }
     if (kind == DOC_INDEX) {
         index = TAKE_PTR(j);
-        if (index_choose(index, &d, e) < 0 || read_json(store_fd, "manifest", &d, &j, e) < 0 ||
+        if (index_choose(index, &d, e) < 0 || read_json(store, "manifest", &d, &j, e) < 0 ||
             doc_kind(j, &kind, e) < 0) {
             return -1;
         }
@@ -498,14 +439,14 @@ static int manifest_load(int store_fd, const char *digest, json_t **ret, struct 
 
 /* --- image --- */
 
-int oci_image_open(int store_fd, const char *manifest_digest, int allow_plain,
+int oci_image_open(const struct blobs *store, const char *manifest_digest, int allow_plain,
                    struct oci_image **ret, struct err *e)
 {
     _cleanup_(oci_image_freep) struct oci_image *img = xcalloc(1, sizeof(*img));
     _cleanup_json_ json_t *manifest = NULL;
 
-    img->store_fd = store_fd;
-    if (manifest_load(store_fd, manifest_digest, &manifest, e) < 0 ||
+    img->store = store;
+    if (manifest_load(store, manifest_digest, &manifest, e) < 0 ||
         layers_parse(img, manifest, allow_plain, e) < 0 || config_load(img, manifest, e) < 0) {
         return -1;
     }
@@ -567,7 +508,7 @@ int oci_image_unpack(struct oci_image *img, const struct oci_keys *keys, const c
         return -1;
     }
     for (size_t i = 0; i < img->n_layers; i++) {
-        if (oci_layer_unpack(img->store_fd, &img->layers[i], keys, u, &stream_left, e) < 0) {
+        if (oci_layer_unpack(img->store, &img->layers[i], keys, u, &stream_left, e) < 0) {
             return -1;
         }
     }

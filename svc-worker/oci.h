@@ -1,14 +1,15 @@
 /* Encrypted OCI images: from a pool of blobs to a root filesystem.
  *
- * The pool is a directory with `blobs/sha256/<hex>` files, as in an OCI image layout. Nothing in it
- * is trusted: the manifest is checked against the digest the caller names, and everything else
- * against the manifest. (OCI image-spec v1.1, manifest.md, config.md, layer.md; the encryption of
- * layers is that of containers/ocicrypt, with keys wrapped as common/keywrap.h says.)
+ * Blobs come from blobs.h. Nothing of them is trusted: the manifest is checked against the digest
+ * the caller names, and everything else against the manifest. (OCI image-spec v1.1, manifest.md,
+ * config.md, layer.md; the encryption of layers is that of containers/ocicrypt, with keys wrapped
+ * as common/keywrap.h says.)
  */
 #ifndef COFFER_OCI_H
 #define COFFER_OCI_H
 
 #include "common/secret.h"
+#include "svc-worker/blobs.h"
 
 #define OCI_JSON_MAX_BYTES (1u << 20) /* manifest, index or config */
 #define OCI_LAYERS_MAX 256u
@@ -39,13 +40,13 @@ struct oci_config {
 struct oci_image;
 
 /* Reads and checks the manifest, its config and the descriptors of its layers; no layer is read.
- * store_fd is a directory, borrowed, and must stay open as long as the image. manifest_digest is
+ * `store` is borrowed, as long as the image lives. manifest_digest is
  * "sha256:<64 hex>"; if it is an image index (manifest list), it must have exactly one manifest for
  * linux/amd64, which is then taken. A layer that is not encrypted is refused unless allow_plain.
  * ERR_INVALID naming the member, ERR_NOT_FOUND (a blob), ERR_BAD_SIGNATURE (a digest does not
  * hold), ERR_DENIED (plain layer), ERR_UNSUPPORTED (media type, platform), ERR_TOO_LARGE, ERR_IO.
  */
-int oci_image_open(int store_fd, const char *manifest_digest, int allow_plain,
+int oci_image_open(const struct blobs *store, const char *manifest_digest, int allow_plain,
                    struct oci_image **ret, struct err *e);
 void oci_image_free(struct oci_image *img);
 DEFINE_CLEANUP(struct oci_image *, oci_image_free);
@@ -60,10 +61,11 @@ const struct oci_config *oci_image_config(const struct oci_image *img);
 
 /* Unpacks all layers into the existing, empty directory rootfs_dir.
  *
- * Each layer is read twice: first its digest and its HMAC are checked over the whole blob, and only
- * then it is decrypted and unpacked, hashed again on the way, so that a blob swapped in between is
- * found. The digest of the uncompressed tar (diff_id) is known at its end only. So: after any error
- * rootfs_dir holds a part that MUST NOT be used, and is to be removed.
+ * Each layer is read once, from its blob to its files: it is hashed, decrypted, decompressed,
+ * hashed again and unpacked as it flows. Whether its digest, its HMAC and the digest of the
+ * uncompressed tar (diff_id) hold is known at its end only. So: after any error rootfs_dir holds a
+ * part that MUST NOT be used, and is to be removed. When the blob itself is not what the manifest
+ * names, the error says that, whatever the unpacker made of it.
  *
  * Paths never leave rootfs_dir; devices are refused; set-id bits, owners and extended attributes
  * are dropped (common/untar.h). max_bytes bounds all file contents together, max_files the entries.

@@ -42,10 +42,6 @@ struct oci_layer {
 /* "sha256:<64 lower-case hex>" -> bytes and hex. ERR_INVALID naming `what`. */
 int oci_digest_parse(const char *what, const char *s, uint8_t ret[OCI_SHA256_BYTES],
                      char ret_hex[OCI_HEX_CHARS + 1], struct err *e);
-/* Opens a blob, which must be a regular file of exactly `size` bytes unless size is UINT64_MAX. */
-int oci_blob_open(int store_fd, const char *hex, uint64_t size, int *ret_fd, uint64_t *ret_size,
-                  struct err *e);
-
 /* Parses the annotations of an encrypted layer; `what` names the layer. ERR_INVALID, ERR_TOO_LARGE,
  * ERR_UNSUPPORTED. */
 int ocicrypt_parse(const char *what, const json_t *annotations, struct ocicrypt **ret,
@@ -60,7 +56,7 @@ int ocicrypt_open(const struct ocicrypt *c, const struct oci_keys *keys, struct 
 void ocicrypt_key_done(struct ocicrypt_key *k);
 
 /* Checks and unpacks one layer. stream_left bounds the uncompressed tar streams of all layers. */
-int oci_layer_unpack(int store_fd, const struct oci_layer *l, const struct oci_keys *keys,
+int oci_layer_unpack(const struct blobs *store, const struct oci_layer *l, const struct oci_keys *keys,
                      struct untar *u, uint64_t *stream_left, struct err *e);
 
 #endif

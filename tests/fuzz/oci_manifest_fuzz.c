@@ -13,6 +13,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static int pool_fd = -1;
+static struct blobs *pool;
 static char dir[] = "/dev/shm/oci_manifest_fuzz.XXXXXX";
 
 static void drop_pool(void)
@@ -20,12 +21,14 @@ static void drop_pool(void)
     (void)unlinkat(pool_fd, "blobs/sha256", AT_REMOVEDIR);
     (void)unlinkat(pool_fd, "blobs", AT_REMOVEDIR);
     (void)rmdir(dir);
+    blobs_free(pool);
 }
 
 static void make_pool(void)
 {
     if (!mkdtemp(dir) || (pool_fd = open(dir, O_DIRECTORY | O_RDONLY | O_CLOEXEC)) < 0 ||
-        mkdirat(pool_fd, "blobs", 0700) < 0 || mkdirat(pool_fd, "blobs/sha256", 0700) < 0) {
+        mkdirat(pool_fd, "blobs", 0700) < 0 || mkdirat(pool_fd, "blobs/sha256", 0700) < 0 ||
+        blobs_open_dir(dir, &pool, NULL) < 0) {
         abort();
     }
     atexit(drop_pool);
@@ -54,7 +57,7 @@ static void open_image(const char *name)
     _cleanup_free_ char *digest = xasprintf("sha256:%s", name + strlen("blobs/sha256/"));
     struct err e;
 
-    if (oci_image_open(pool_fd, digest, 1, &img, &e) == 0 &&
+    if (oci_image_open(pool, digest, 1, &img, &e) == 0 &&
         oci_image_config(img)->working_dir[0] != '/') {
         abort();
     }
