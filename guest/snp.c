@@ -132,7 +132,8 @@ static int update_hashes(struct launch *l, const struct ovmf *o, const struct ov
     return update_data(l, PAGE_NORMAL, s->gpa, BYTES(page, sizeof(page)), e);
 }
 
-/* The firmware must look for the hashes in the page that is measured with them. */
+/* The firmware must look for the hashes in the page (check_single: it is one) that is measured with
+ * them. */
 static int check_hashes(const struct ovmf *o, const struct ovmf_sev *sev, struct err *e)
 {
     const struct ovmf_sev_section *s = ovmf_sev_find(sev, OVMF_SEV_KERNEL_HASHES);
@@ -150,8 +151,7 @@ static int check_hashes(const struct ovmf *o, const struct ovmf_sev *sev, struct
                        "the kernel would not be checked",
                        OVMF_HASHES_GUID);
     }
-    if (s->size_bytes != OVMF_PAGE_BYTES ||
-        o->hashes_gpa / OVMF_PAGE_BYTES != s->gpa / OVMF_PAGE_BYTES ||
+    if (o->hashes_gpa / OVMF_PAGE_BYTES != s->gpa / OVMF_PAGE_BYTES ||
         o->hashes_bytes > OVMF_PAGE_BYTES ||
         o->hashes_gpa % OVMF_PAGE_BYTES > OVMF_PAGE_BYTES - o->hashes_bytes) {
         return err_set(e, ERR_INVALID,

@@ -223,9 +223,24 @@ int guest_tdx_linux_measures(const char *release)
            (major > 6 || (major == 6 && minor >= 10));
 }
 
-int guest_tdx_stub_measures(const char *version)
+int guest_tdx_stub_check(const char *version, struct err *e)
 {
     unsigned major;
 
-    return sscanf(version, "%6u", &major) == 1 && major >= 256;
+    if (sscanf(version, "%6u", &major) != 1) {
+        return err_set(e, ERR_UNSUPPORTED, "boot stub: version \"%.32s\" cannot be read", version);
+    }
+    if (major < 256) {
+        return err_set(e, ERR_UNSUPPORTED,
+                       "boot stub %.32s measures into a TPM only: a command line given by the host "
+                       "would not show in RTMR2; it takes systemd-stub 256 or 257",
+                       version);
+    }
+    if (major > 257) {
+        return err_set(e, ERR_UNSUPPORTED,
+                       "boot stub %.32s: what it measures is not known; known are systemd-stub 256 "
+                       "and 257",
+                       version);
+    }
+    return 0;
 }

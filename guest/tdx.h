@@ -56,10 +56,14 @@ int guest_tdx_section_events(const char *name, struct bytes content,
 /* SHA-384 of plain bytes: the kernel's event of an initrd. */
 int guest_tdx_event(struct bytes content, uint8_t ret[GUEST_TDX_DIGEST_BYTES], struct err *e);
 
-/* Whether a program of that version extends RTMRs (EFI_CC_MEASUREMENT_PROTOCOL), or measures into a
- * TPM only: Linux from 6.10 ("6.12.9-cloud-amd64"), systemd-stub from 256 ("256.7"). A version that
- * cannot be read counts as one that does not. */
+/* Whether the kernel's EFI stub extends RTMRs (EFI_CC_MEASUREMENT_PROTOCOL): Linux from 6.10
+ * ("6.12.9-cloud-amd64"). A release that cannot be read counts as one that does not. */
 int guest_tdx_linux_measures(const char *release);
-int guest_tdx_stub_measures(const char *version);
+
+/* Whether RTMR1 and RTMR2 of a UKI with that version of systemd-stub ("256.7") are what this file
+ * computes, and mean something. ERR_UNSUPPORTED: before 256 it extends no RTMR, so that a command
+ * line given by the host would start another system with the same measurements; from 258 on it
+ * starts its kernel in another way. */
+int guest_tdx_stub_check(const char *version, struct err *e);
 
 #endif

@@ -279,12 +279,19 @@ static void test_versions(void **state)
     for (size_t i = 0; i < ARRAY_LEN(linux_no); i++) {
         assert_false(guest_tdx_linux_measures(linux_no[i]));
     }
-    assert_true(guest_tdx_stub_measures("256"));
-    assert_true(guest_tdx_stub_measures("257.4-1"));
-    assert_false(guest_tdx_stub_measures("252.39-1~deb12u2"));
-    assert_false(guest_tdx_stub_measures("255~rc1"));
-    assert_false(guest_tdx_stub_measures(""));
-    assert_false(guest_tdx_stub_measures("v256"));
+    struct err e = {0};
+    assert_int_equal(guest_tdx_stub_check("256", &e), 0);
+    assert_int_equal(guest_tdx_stub_check("257.4-1", &e), 0);
+    assert_int_equal(guest_tdx_stub_check("252.39-1~deb12u2", &e), -1);
+    assert_int_equal(e.code, ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.msg, "boot stub 252.39-1~deb12u2 measures into a TPM only: a command "
+                                  "line given by the host would not show in RTMR2"));
+    assert_int_equal(guest_tdx_stub_check("258~rc1", &e), -1);
+    assert_string_equal(e.msg, "boot stub 258~rc1: what it measures is not known; known are "
+                               "systemd-stub 256 and 257");
+    assert_int_equal(guest_tdx_stub_check("v256", &e), -1);
+    assert_string_equal(e.msg, "boot stub: version \"v256\" cannot be read");
+    assert_int_equal(guest_tdx_stub_check("", &e), -1);
 }
 
 int main(void)
