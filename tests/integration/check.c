@@ -152,9 +152,11 @@ static void check_databases(const char *dir)
         if (jobs[i].state != STATE_RELEASED) {
             continue;
         }
-        sqlite3_stmt *st = query(gate, "SELECT attempt FROM released WHERE job = ?");
+        sqlite3_stmt *st = query(gate, "SELECT max(attempt) FROM released WHERE job = ?");
         sqlite3_bind_text(st, 1, jobs[i].id, -1, SQLITE_STATIC);
-        if (sqlite3_step(st) != SQLITE_ROW) {
+        /* An earlier attempt may have been decided while the launcher was away and its CVM given up
+         * for lost; what counts is that of the latest. */
+        if (sqlite3_step(st) != SQLITE_ROW || sqlite3_column_type(st, 0) == SQLITE_NULL) {
             fail("%s is released, but the gate has no output of it", jobs[i].id);
         } else if ((unsigned)sqlite3_column_int(st, 0) != jobs[i].attempt) {
             fail("%s: the output is of attempt %d, the job's latest is %u", jobs[i].id,
