@@ -68,8 +68,8 @@ static int one_key(const json_t *j, const char *name, struct jkey **ret, struct 
 
 int trust_from_json(const json_t *j, struct trust **ret, struct err *e)
 {
-    static const char *const members[] = {"v",    "verifier",  "kbs",       "kbs_seal",
-                                          "gate", "gate_seal", "reviewers", NULL};
+    static const char *const members[] = {"v",         "verifier",  "kbs",     "kbs_seal", "gate",
+                                          "gate_seal", "reviewers", "release", NULL};
     _cleanup_(trust_freep) struct trust *t = xcalloc(1, sizeof(*t));
     int64_t v;
 
@@ -77,7 +77,8 @@ int trust_from_json(const json_t *j, struct trust **ret, struct err *e)
         key_list(j, "verifier", 1, &t->verifier, e) || key_list(j, "kbs", 1, &t->kbs, e) ||
         one_key(j, "kbs_seal", &t->kbs_seal, e) || key_list(j, "gate", 1, &t->gate, e) ||
         one_key(j, "gate_seal", &t->gate_seal, e) ||
-        key_list(j, "reviewers", 0, &t->reviewers, e)) {
+        key_list(j, "reviewers", 0, &t->reviewers, e) ||
+        (json_object_get(j, "release") && key_list(j, "release", 1, &t->release, e))) {
         return -1;
     }
     *ret = TAKE_PTR(t);
@@ -115,6 +116,7 @@ void trust_free(struct trust *t)
     keys_done(&t->kbs);
     keys_done(&t->gate);
     keys_done(&t->reviewers);
+    keys_done(&t->release);
     jkey_free(t->kbs_seal);
     jkey_free(t->gate_seal);
     free(t);

@@ -2,9 +2,10 @@
  * the operator of the trusted domain distributes (`coffer dev` and `coffer init` write it).
  *
  *   { "v": 1, "verifier": [JWK...], "kbs": [JWK...], "kbs_seal": JWK,
- *     "gate": [JWK...], "gate_seal": JWK, "reviewers": [JWK...] }
+ *     "gate": [JWK...], "gate_seal": JWK, "reviewers": [JWK...],
+ *     "release": [JWK...] }   optional: who signs reference values (common/refvals.h)
  *
- * Lists hold more than one key only while keys are rotated. A missing file or member is an error:
+ * Lists hold more than one key only while keys are rotated. A missing file or other member is an error:
  * no service starts without knowing whom to believe.
  */
 #ifndef COFFER_TRUST_H
@@ -20,7 +21,7 @@ struct trust_keys {
 };
 
 struct trust {
-    struct trust_keys verifier, kbs, gate, reviewers;
+    struct trust_keys verifier, kbs, gate, reviewers, release;
     struct jkey *kbs_seal, *gate_seal;
 };
 

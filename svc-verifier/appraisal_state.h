@@ -30,6 +30,8 @@ struct challenge {
     enum challenge_state state;
     int64_t expires_ms;
     uint8_t evidence_sha256[32]; /* once answered */
+    int has_proof;               /* the evidence must show a secret that went with it */
+    uint8_t proof[32];           /* credential_proof */
 };
 
 const char *challenge_state_name(enum challenge_state s);

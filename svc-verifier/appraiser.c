@@ -1,7 +1,8 @@
-#include "svc-verifier/appraiser.h"
+#include "svc-verifier/vtpm.h"
 
 static const struct appraiser appraisers[] = {
-    {"sample", sample_appraise},
+    {.tee = "sample", .appraise = sample_appraise},
+    {.tee = "vtpm", .challenge = vtpm_challenge, .appraise = vtpm_appraise},
 };
 
 const struct appraiser *appraiser_find(const char *tee)

@@ -46,16 +46,40 @@ static int check_room(struct svc *s, const char *job, struct err *e)
     return 0;
 }
 
-static int issue(struct svc *s, const Coffer__V1__ChallengeRequest *req, struct challenge *ret,
-                 struct err *e)
+/* The credential that only the TEE with the worker's attestation key can open, if it needs one. */
+static int make_credential(struct svc *s, const Coffer__V1__ChallengeRequest *req,
+                           const struct appraiser *a, struct challenge *c,
+                           struct buf *ret_credential, struct err *e)
 {
+    const struct verifier *v = s->priv;
+    struct bytes key = BYTES(req->attest_key.data, req->attest_key.len);
+    struct appraisal_challenge made = {0};
+
+    if (!a->challenge) {
+        return key.n ? err_refuse(e, ERR_INVALID, "evidence.attest_key", "none for this TEE",
+                                  "%zu bytes", key.n)
+                     : 0;
+    }
+    if (a->challenge(key, &v->policy, s->now_ms, &made, e)) {
+        buf_done(&made.credential);
+        return -1;
+    }
+    *ret_credential = made.credential;
+    memcpy(c->proof, made.proof, sizeof(c->proof));
+    c->has_proof = 1;
+    return 0;
+}
+
+static int issue(struct svc *s, const Coffer__V1__ChallengeRequest *req, struct challenge *ret,
+                 struct buf *ret_credential, struct err *e)
+{
+    struct challenge c = {.state = CHALLENGE_NONE, .attempt = req->attempt};
     const struct appraiser *a;
 
     if (check_names(req->job, req->attempt, e) || check_tee(req->tee, &a, e) ||
-        check_room(s, req->job, e)) {
+        check_room(s, req->job, e) || make_credential(s, req, a, &c, ret_credential, e)) {
         return -1;
     }
-    struct challenge c = {.state = CHALLENGE_NONE, .attempt = req->attempt};
     snprintf(c.job, sizeof(c.job), "%s", req->job);
     random_bytes(c.nonce, sizeof(c.nonce));
     if (challenge_apply(s->db, &c, ON_ISSUE, s->now_ms, BYTES("", 0), e)) {
@@ -70,14 +94,17 @@ int verifier_on_challenge(struct svc *s, const struct msg *m, struct effects *fx
     _cleanup_pb_ ProtobufCMessage *pb = NULL;
     Coffer__V1__Reply reply = COFFER__V1__REPLY__INIT;
     Coffer__V1__Challenge body = COFFER__V1__CHALLENGE__INIT;
+    _cleanup_buf_ struct buf credential = {0};
     struct challenge c;
 
     if (msg_unpack(m, &pb, e) ||
-        issue(s, (const Coffer__V1__ChallengeRequest *)(const void *)pb, &c, e)) {
+        issue(s, (const Coffer__V1__ChallengeRequest *)(const void *)pb, &c, &credential, e)) {
         return -1; /* the engine answers with the refusal */
     }
     body.nonce = (ProtobufCBinaryData){.data = c.nonce, .len = sizeof(c.nonce)};
     body.expires_ms = c.expires_ms;
+    body.credential = (ProtobufCBinaryData){.data = credential.p, .len = credential.n};
+    body.now_ms = s->now_ms;
     reply.body_case = COFFER__V1__REPLY__BODY_CHALLENGE;
     reply.challenge = &body;
     return fx_reply(fx, m, &reply, e);
@@ -259,9 +286,15 @@ static int appraise(struct svc *s, struct submission *sub, char **ret_ear, struc
     const Coffer__V1__SubmitEvidence *m = sub->msg;
     _cleanup_(appraisal_done) struct appraisal a = {0};
 
-    if (check_runtime_data(sub, e) ||
-        sub->appraiser->appraise(BYTES(m->evidence.data, m->evidence.len), sub->report_data,
-                                 &v->policy, &a, e)) {
+    if (check_runtime_data(sub, e)) {
+        return -1;
+    }
+    const struct appraisal_input in = {.evidence = BYTES(m->evidence.data, m->evidence.len),
+                                       .report_data = sub->report_data,
+                                       .proof =
+                                           sub->challenge.has_proof ? sub->challenge.proof : NULL,
+                                       .now_ms = s->now_ms};
+    if (sub->appraiser->appraise(&in, &v->policy, &a, e)) {
         return -1;
     }
     return ear_make(v->keys.sign,

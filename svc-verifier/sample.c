@@ -27,14 +27,14 @@ static int check_report_data(const char *text, const uint8_t report_data[64], st
     return 0;
 }
 
-int sample_appraise(struct bytes evidence, const uint8_t report_data[64],
-                    const struct appraisal_policy *policy, struct appraisal *ret, struct err *e)
+int sample_appraise(const struct appraisal_input *in, const struct appraisal_policy *policy,
+                    struct appraisal *ret, struct err *e)
 {
     static const char *const members[] = {"svn", "report_data", NULL};
     _cleanup_json_ json_t *j = NULL;
     const char *svn, *text;
 
-    if (json_parse("evidence", evidence, SAMPLE_MAX_BYTES, &j, e) ||
+    if (json_parse("evidence", in->evidence, SAMPLE_MAX_BYTES, &j, e) ||
         json_only_keys(j, "evidence", members, e) || json_get_str(j, "evidence", "svn", &svn, e) ||
         json_get_str(j, "evidence", "report_data", &text, e)) {
         return -1;
@@ -42,7 +42,7 @@ int sample_appraise(struct bytes evidence, const uint8_t report_data[64],
     if (!streq(svn, "1")) {
         return err_refuse(e, ERR_INVALID, "evidence.svn", "1", "something else");
     }
-    if (check_report_data(text, report_data, e)) {
+    if (check_report_data(text, in->report_data, e)) {
         return -1;
     }
     *ret = (struct appraisal){.claims = json_pack("{s:s}", "svn", svn),

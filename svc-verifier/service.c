@@ -1,6 +1,7 @@
 /* The verifier as the engine runs it: its tables, handlers, configuration, and what is due when. */
 #include "svc-verifier/store.h"
 #include "svc-verifier/verifier.h"
+#include "svc-verifier/vtpm.h"
 
 #define PRUNE_LIMIT 1000
 /* Rows are pruned together, not each at its own millisecond. */
@@ -11,6 +12,14 @@ static const struct config_item items[] = {
      .type = CONFIG_BOOL,
      .dflt = "false",
      .help = "find sample evidence, which proves nothing, affirming"},
+    {.name = "reference-values",
+     .type = CONFIG_PATH,
+     .dflt = "",
+     .help = "what good guest images measure to, signed by a release key of the trust file"},
+    {.name = "tpm-hosts",
+     .type = CONFIG_PATH,
+     .dflt = "",
+     .help = "hosts whose virtual TPMs are believed (coffer host enrol)"},
 };
 
 static const struct handler handlers[] = {
@@ -21,9 +30,30 @@ static const struct handler handlers[] = {
 static void verifier_free(struct verifier *v)
 {
     service_keys_done(&v->keys);
+    refvals_free(v->refvals);
+    tpm_hosts_free(v->tpm_hosts);
     free(v);
 }
 DEFINE_CLEANUP(struct verifier *, verifier_free);
+
+/* What is not configured is believed of nobody. */
+static int load_policy(const struct config *c, const struct trust *trust, struct verifier *v,
+                       struct err *e)
+{
+    const char *refvals = config_str(c, "reference-values"), *hosts = config_str(c, "tpm-hosts");
+
+    if (*refvals && (refvals_read(refvals, &trust->release, &v->refvals, e) ||
+                     vtpm_check_refvals(v->refvals, e))) {
+        return -1;
+    }
+    if (*hosts && tpm_hosts_read(hosts, &v->tpm_hosts, e)) {
+        return -1;
+    }
+    v->policy = (struct appraisal_policy){.allow_sample = config_bool(c, "allow-sample"),
+                                          .refvals = v->refvals,
+                                          .tpm_hosts = v->tpm_hosts};
+    return 0;
+}
 
 static int verifier_open(struct svc *s, struct err *e)
 {
@@ -33,10 +63,10 @@ static int verifier_open(struct svc *s, struct err *e)
 
     if (service_keys_load(config_str(s->config, "data-dir"), KEYFILE_SIGN, generate, &v->keys, e) ||
         trust_read(config_str(s->config, "trust"), &trust, e) ||
-        service_key_trusted(&trust->verifier, "verifier", v->keys.sign, e)) {
+        service_key_trusted(&trust->verifier, "verifier", v->keys.sign, e) ||
+        load_policy(s->config, trust, v, e)) {
         return -1;
     }
-    v->policy.allow_sample = config_bool(s->config, "allow-sample");
     s->priv = TAKE_PTR(v);
     return 0;
 }

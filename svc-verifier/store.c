@@ -2,7 +2,7 @@
 
 /* `total` is kept by triggers: counting rows for every challenge would cost as much as there are.
  */
-const char *const verifier_migrations[1] = {
+const char *const verifier_migrations[2] = {
     "CREATE TABLE challenge(nonce BLOB NOT NULL UNIQUE, job TEXT NOT NULL, attempt INTEGER NOT "
     "NULL,"
     "  state INTEGER NOT NULL CHECK (state BETWEEN 1 AND 3), expires_ms INTEGER NOT NULL,"
@@ -23,18 +23,19 @@ const char *const verifier_migrations[1] = {
     "CREATE TRIGGER challenge_gone AFTER DELETE ON challenge BEGIN"
     "  UPDATE total SET outstanding = outstanding - (OLD.state = 1),"
     "    answered = answered - (OLD.state > 1); END;",
+    "ALTER TABLE challenge ADD COLUMN proof BLOB;",
 };
 
 static const char sql_insert[] =
-    "INSERT INTO challenge(nonce, job, attempt, state, expires_ms, keep_until_ms)"
-    " VALUES (?, ?, ?, ?, ?, ?)";
+    "INSERT INTO challenge(nonce, job, attempt, state, expires_ms, keep_until_ms, proof)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)";
 static const char sql_attempt[] =
     "INSERT INTO attempt VALUES (?, ?, 0, ?)"
     " ON CONFLICT DO UPDATE SET keep_until_ms = max(keep_until_ms, excluded.keep_until_ms)";
 static const char sql_answer_set[] =
     "UPDATE challenge SET state = ?, keep_until_ms = ?, evidence_sha256 = ?, answer = ?"
     " WHERE nonce = ? AND state = 1";
-static const char sql_get[] = "SELECT job, attempt, state, expires_ms, evidence_sha256"
+static const char sql_get[] = "SELECT job, attempt, state, expires_ms, evidence_sha256, proof"
                               " FROM challenge WHERE nonce = ?";
 static const char sql_answer_get[] = "SELECT answer FROM challenge WHERE nonce = ?";
 static const char sql_outstanding[] =
@@ -54,8 +55,10 @@ static const char sql_next_prune[] =
 int verifier_store_insert(struct db *db, const struct challenge *c, int64_t attempt_until_ms,
                           struct err *e)
 {
-    if (db_run(db, e, sql_insert, "btiiii", BYTES(c->nonce, sizeof(c->nonce)), c->job,
-               (int64_t)c->attempt, (int64_t)c->state, c->expires_ms, c->expires_ms)) {
+    struct bytes proof = BYTES(c->proof, c->has_proof ? sizeof(c->proof) : 0);
+
+    if (db_run(db, e, sql_insert, "btiiiib", BYTES(c->nonce, sizeof(c->nonce)), c->job,
+               (int64_t)c->attempt, (int64_t)c->state, c->expires_ms, c->expires_ms, proof)) {
         return -1;
     }
     return db_run(db, e, sql_attempt, "tii", c->job, (int64_t)c->attempt, attempt_until_ms);
@@ -97,6 +100,11 @@ int verifier_store_get(struct db *db, struct bytes nonce, struct challenge *ret,
     c.expires_ms = db_int(r, 3);
     if (sha.n == sizeof(c.evidence_sha256)) {
         memcpy(c.evidence_sha256, sha.p, sha.n);
+    }
+    struct bytes proof = db_blob(r, 5);
+    c.has_proof = proof.n == sizeof(c.proof);
+    if (c.has_proof) {
+        memcpy(c.proof, proof.p, proof.n);
     }
     *ret = c;
     return 1;

@@ -6,7 +6,7 @@
 #include "common/spec.h"
 #include "svc-verifier/appraisal_state.h"
 
-extern const char *const verifier_migrations[1];
+extern const char *const verifier_migrations[2];
 
 /* 1 and the challenge, 0 when there is none of that nonce, -1. */
 int verifier_store_get(struct db *db, struct bytes nonce, struct challenge *ret, struct err *e);

@@ -27,8 +27,10 @@ extern const struct service_def verifier_service;
 
 /* svc->priv */
 struct verifier {
-    struct service_keys keys; /* sign */
-    struct appraisal_policy policy;
+    struct service_keys keys;       /* sign */
+    struct appraisal_policy policy; /* borrows from the two below */
+    struct refvals *refvals;
+    struct tpm_hosts *tpm_hosts;
 };
 
 /* handlers.c */

@@ -267,7 +267,7 @@ static void test_names(void **state)
     snprintf(s.job, sizeof(s.job), "%s", V_JOB);
     free(s.tee);
     s.tee = xstrdup("nitro");
-    expect_refusal(&s, "unsupported", "evidence.tee", "sample", "nitro");
+    expect_refusal(&s, "unsupported", "evidence.tee", "sample, vtpm", "nitro");
 }
 
 static void test_bound(void **state)
