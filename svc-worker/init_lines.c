@@ -2,6 +2,8 @@
 
 #include "svc-worker/init.h"
 
+#define DROPPED_TEXT_BYTES 80
+
 /* ---- cutting --------------------------------------------------------------------------------- */
 
 void init_cut_start(struct init_cut *c, size_t max)
@@ -114,7 +116,7 @@ int init_rate_take(struct init_rate *r, int64_t now_ms)
 
 static void say_dropped(struct init_log *l)
 {
-    char text[80];
+    char text[DROPPED_TEXT_BYTES];
     int n = snprintf(text, sizeof(text), "init: %llu log lines were dropped",
                      (unsigned long long)l->dropped);
 
@@ -125,19 +127,15 @@ static void say_dropped(struct init_log *l)
 
 void init_log_line(struct init_log *l, int64_t now_ms, const char *line, size_t n)
 {
-    size_t at = l->out.n;
-
-    if (!init_rate_take(&l->rate, now_ms)) {
+    if (n > INIT_LOG_LINE_MAX_BYTES || !init_rate_take(&l->rate, now_ms) ||
+        init_out_room(&l->out) < n + DROPPED_TEXT_BYTES) {
         l->dropped++;
         return;
     }
     /* Where they are missing, not after the lines that follow. */
     say_dropped(l);
-    at = l->out.n;
-    if (n > INIT_LOG_LINE_MAX_BYTES || init_out_line(&l->out, line, n)) {
-        l->dropped++;
-        return;
-    }
+    size_t at = l->out.n;
+    init_out_line(&l->out, line, n);
     for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char)l->out.p[at + i];
         if (c < 0x20 || c == 0x7f) {
