@@ -1,5 +1,5 @@
 /* One attester for each TEE: how evidence is had from inside of it. */
-#include "svc-worker/worker.h"
+#include "svc-worker/attest_tpm.h"
 
 #define REPORT_DIGEST_BYTES 48 /* SHA-384; the rest of report_data is zero */
 
@@ -17,6 +17,7 @@ static int sample_collect(void *state, const uint8_t report_data[64], struct byt
 
 static const struct attester attesters[] = {
     {.name = "sample", .collect = sample_collect},
+    {.name = "vtpm", .begin = vtpm_begin, .collect = vtpm_collect, .end = vtpm_end},
 };
 
 const struct attester *attester_find(const char *name)
