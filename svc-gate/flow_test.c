@@ -415,6 +415,47 @@ static void test_refused_challenge(void **state)
     assert_int_equal(worker_state(engine_svc(W->w)), EX_REFUSED);
 }
 
+/* Whether a challenge is taken from a verifier whose clock says that. */
+static enum exec_state challenged_at(int64_t verifier_ms)
+{
+    struct worker_start_args a = {.launch = W->launch};
+    Coffer__V1__Reply r = COFFER__V1__REPLY__INIT;
+    Coffer__V1__Challenge c = COFFER__V1__CHALLENGE__INIT;
+    uint8_t nonce[32] = {7};
+
+    engine_close(W->w);
+    struct engine_opts o = {
+        .db_path = ":memory:", .clock = fixture_clock, .clock_arg = &W->f, .config = W->config};
+    OK(engine_open(&worker_service, &o, &W->w, e));
+    OK(call(worker_start, &a, e));
+    c.nonce.data = nonce;
+    c.nonce.len = sizeof(nonce);
+    c.now_ms = verifier_ms;
+    r.body_case = COFFER__V1__REPLY__BODY_CHALLENGE;
+    r.challenge = &c;
+    OK(call(do_reply, &r, e));
+    return worker_state(engine_svc(W->w));
+}
+
+static void test_clock(void **state)
+{
+    (void)state;
+    assert_int_equal(challenged_at(0), EX_SUBMITTED); /* a verifier that does not tell */
+    assert_int_equal(challenged_at(FIXTURE_NOW_MS), EX_SUBMITTED);
+    assert_int_equal(challenged_at(FIXTURE_NOW_MS - 60000), EX_SUBMITTED);
+    assert_int_equal(challenged_at(FIXTURE_NOW_MS + 60000), EX_SUBMITTED);
+    assert_int_equal(challenged_at(FIXTURE_NOW_MS - 60001), EX_REFUSED);
+    const struct err *why = worker_refusal(engine_svc(W->w));
+    assert_string_equal(why->clause, "clock");
+    assert_string_equal(why->expected, "within 60000 ms of the verifier's 1699999939999");
+    assert_string_equal(why->actual, "1700000000000");
+    assert_int_equal(challenged_at(FIXTURE_NOW_MS + 60001), EX_REFUSED);
+    assert_string_equal(worker_refusal(engine_svc(W->w))->clause, "clock");
+    assert_int_equal(challenged_at(INT64_MAX), EX_REFUSED);
+    assert_int_equal(challenged_at(INT64_MIN), EX_REFUSED);
+    assert_string_equal(worker_refusal(engine_svc(W->w))->clause, "challenge.now_ms");
+}
+
 static void tick(int64_t now_ms)
 {
     W->f.now_ms = now_ms;
@@ -561,6 +602,7 @@ int main(void)
         T(test_bad_releases_change_nothing),
         T(test_refused_release),
         T(test_refused_challenge),
+        T(test_clock),
         T(test_repeats_and_deadline),
         T(test_runner_has_no_launch_configuration),
         T(test_launch),
