@@ -80,6 +80,16 @@ const struct verb cli_verbs[] = {
      "coffer image encrypt ./stats:latest ./stats-encrypted:latest --key-id stats.4k..."},
     {"image grant", verb_image_grant, "let another's jobs use an image key", "ID", 1, 1, BUS_KEY,
      opts_grant, NULL, "coffer image grant stats.4k... --consumer lab.pub --image sha256:..."},
+    {"image build", verb_image_build, "build the guest image that VMs start", "", 0, 0, VERB_JSON,
+     opts_image_build,
+     "Writes coffer.efi (kernel, command line and initramfs in one measured file), the firmware it "
+     "was measured with, and its reference values. The same files make the same bytes.",
+     "coffer image build --kernel vmlinuz-6.1.0-56-cloud-amd64 "
+     "--modules lib/modules/6.1.0-56-cloud-amd64 --modules-list guest/modules.list"},
+    {"image measure", verb_image_measure, "compute what a guest image measures to", "DIR|FILE", 1,
+     1, VERB_JSON, opts_image_measure, NULL, "coffer image measure guest-image --memory 512"},
+    {"image inspect", verb_image_inspect, "show what is in a guest image", "DIR|FILE", 1, 1,
+     VERB_JSON, NULL, NULL, "coffer image inspect guest-image"},
     {"keyprovider", verb_keyprovider, "key provider for skopeo and other users of ocicrypt", "", 0,
      0, VERB_KEY | VERB_HIDDEN, NULL,
      "Reads one request of the ocicrypt key provider protocol on standard input and answers on "

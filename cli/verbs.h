@@ -28,10 +28,14 @@ int verb_image_key_new(struct cli *c, int argc, char **argv);
 int verb_image_key_register(struct cli *c, int argc, char **argv);
 int verb_image_key_ls(struct cli *c, int argc, char **argv);
 int verb_image_keys(struct cli *c, int argc, char **argv);
+int verb_image_build(struct cli *c, int argc, char **argv);
+int verb_image_measure(struct cli *c, int argc, char **argv);
+int verb_image_inspect(struct cli *c, int argc, char **argv);
 int verb_image_encrypt(struct cli *c, int argc, char **argv);
 int verb_image_grant(struct cli *c, int argc, char **argv);
 int verb_keyprovider(struct cli *c, int argc, char **argv);
-extern const struct cli_opt opts_image_key_new[], opts_image_encrypt[];
+extern const struct cli_opt opts_image_key_new[], opts_image_encrypt[], opts_image_build[],
+    opts_image_measure[];
 
 /* store.c */
 int verb_store_add(struct cli *c, int argc, char **argv);

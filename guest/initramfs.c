@@ -98,7 +98,8 @@ int initramfs_file(struct initramfs *f, const char *path, const char *source, mo
 /* Runs a program with nothing of our environment; its standard output, if wanted, is collected. */
 static int run(const char *const argv[], struct buf *ret_out, struct err *e)
 {
-    static char *const env[] = {(char[]){"PATH=/usr/bin:/bin"}, (char[]){"LC_ALL=C"}, NULL};
+    static char path[] = "PATH=/usr/bin:/bin", locale[] = "LC_ALL=C";
+    static char *const env[] = {path, locale, NULL};
     posix_spawn_file_actions_t actions;
     int fds[2], status = 0;
     pid_t pid;
