@@ -26,6 +26,7 @@ struct eventlog {
 
 #define EV_NO_ACTION 3u
 #define EV_SEPARATOR 4u
+#define EV_EFI_ACTION 0x80000007u
 
 /* Exactly one log; it may end with 0xff bytes up to the size of the table that it was in. The
  * Spec ID event decides which digests there are and how long they are. ERR_INVALID, ERR_TOO_LARGE.

@@ -28,7 +28,7 @@ struct vworld {
     struct config_item items[32];
     struct service_keys keys;
     struct trust *trust;
-    struct jkey *tee, *tee2;
+    struct jkey *tee, *tee2, *release;
     unsigned msg_n;
 };
 
@@ -45,10 +45,11 @@ static _unused_ char *vworld_path(const struct vworld *w, const char *name)
 static _unused_ void vworld_write_trust(struct vworld *w)
 {
     _cleanup_free_ char *path = vworld_path(w, "trust.json"), *text = NULL;
-    _cleanup_json_ json_t *j = json_pack(
-        "{s:i,s:[o],s:[o],s:o,s:[o],s:o,s:[]}", "v", 1, "verifier", jkey_public_jwk(w->keys.sign),
-        "kbs", jkey_public_jwk(w->tee), "kbs_seal", jkey_public_jwk(w->tee), "gate",
-        jkey_public_jwk(w->tee), "gate_seal", jkey_public_jwk(w->tee), "reviewers");
+    _cleanup_json_ json_t *j =
+        json_pack("{s:i,s:[o],s:[o],s:o,s:[o],s:o,s:[],s:[o]}", "v", 1, "verifier",
+                  jkey_public_jwk(w->keys.sign), "kbs", jkey_public_jwk(w->tee), "kbs_seal",
+                  jkey_public_jwk(w->tee), "gate", jkey_public_jwk(w->tee), "gate_seal",
+                  jkey_public_jwk(w->tee), "reviewers", "release", jkey_public_jwk(w->release));
 
     VMUST(jcs_encode(j, &text, e));
     VMUST(file_replace(path, BYTES_STR(text), 0600, e));
@@ -69,8 +70,22 @@ static _unused_ void vworld_reopen(struct vworld *w)
     VMUST(vworld_open(w, e));
 }
 
-static _unused_ void vworld_make(struct vworld *w, const char *allow_sample)
+/* The path of a new file in the world's directory; "" for no text. */
+static _unused_ char *vworld_file(const struct vworld *w, const char *name, const char *text)
 {
+    char *path = text ? vworld_path(w, name) : xstrdup("");
+
+    if (text) {
+        VMUST(file_replace(path, BYTES_STR(text), 0600, e));
+    }
+    return path;
+}
+
+/* With the payload of reference values, and enrolled hosts, as the files have them; NULL: none. */
+static _unused_ void vworld_make_with(struct vworld *w, const char *allow_sample,
+                                      const json_t *refvals, const char *hosts)
+{
+    _cleanup_free_ char *jws = NULL, *refvals_path = NULL, *hosts_path = NULL;
     size_t n = n_config_common + verifier_service.n_config;
 
     *w = (struct vworld){.now_ms = INT64_C(1800000000000)};
@@ -81,21 +96,33 @@ static _unused_ void vworld_make(struct vworld *w, const char *allow_sample)
     VMUST(service_keys_load(w->dir, KEYFILE_SIGN, KEYFILE_SIGN, &w->keys, e));
     VMUST(jkey_generate(&w->tee, e));
     VMUST(jkey_generate(&w->tee2, e));
+    VMUST(jkey_generate(&w->release, e));
     vworld_write_trust(w);
     _cleanup_free_ char *trust = vworld_path(w, "trust.json");
     VMUST(trust_read(trust, &w->trust, e));
     memcpy(w->items, config_common, n_config_common * sizeof(w->items[0]));
     memcpy(w->items + n_config_common, verifier_service.config,
            verifier_service.n_config * sizeof(w->items[0]));
-    w->config = config_make(w->items, n, "data-dir", w->dir, "trust", trust, "allow-sample",
-                            allow_sample, NULL);
+    if (refvals) {
+        VMUST(jws_sign_json(w->release, REFVALS_TYP, 0, refvals, &jws, e));
+    }
+    refvals_path = vworld_file(w, "refvals.jws", jws);
+    hosts_path = vworld_file(w, "hosts.json", hosts);
+    w->config =
+        config_make(w->items, n, "data-dir", w->dir, "trust", trust, "allow-sample", allow_sample,
+                    "reference-values", refvals_path, "tpm-hosts", hosts_path, NULL);
     VMUST(vworld_open(w, e));
+}
+
+static _unused_ void vworld_make(struct vworld *w, const char *allow_sample)
+{
+    vworld_make_with(w, allow_sample, NULL, NULL);
 }
 
 static _unused_ void vworld_done(struct vworld *w)
 {
-    static const char *const files[] = {"sign.jwk", "sign.pub.jwk", "trust.json",
-                                        "db",       "db-wal",       "db-shm"};
+    static const char *const files[] = {"sign.jwk", "sign.pub.jwk", "trust.json",  "db",
+                                        "db-wal",   "db-shm",       "refvals.jws", "hosts.json"};
 
     engine_close(TAKE_PTR(w->g));
     config_free(w->config);
@@ -103,6 +130,7 @@ static _unused_ void vworld_done(struct vworld *w)
     trust_free(w->trust);
     jkey_free(w->tee);
     jkey_free(w->tee2);
+    jkey_free(w->release);
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {
         _cleanup_free_ char *path = vworld_path(w, files[i]);
         unlink(path);
@@ -154,8 +182,9 @@ static _unused_ int vworld_send(struct vworld *w, enum subject subject, struct b
     return found;
 }
 
-static _unused_ Coffer__V1__Reply *vworld_challenge(struct vworld *w, const char *job,
-                                                    uint32_t attempt, const char *tee)
+static _unused_ Coffer__V1__Reply *vworld_challenge_key(struct vworld *w, const char *job,
+                                                        uint32_t attempt, const char *tee,
+                                                        struct bytes attest_key)
 {
     Coffer__V1__ChallengeRequest q = COFFER__V1__CHALLENGE_REQUEST__INIT;
     _cleanup_buf_ struct buf out = BUF_INIT(1u << 16);
@@ -163,6 +192,8 @@ static _unused_ Coffer__V1__Reply *vworld_challenge(struct vworld *w, const char
     q.job = (char *)job;
     q.attempt = attempt;
     q.tee = (char *)tee;
+    q.attest_key =
+        (ProtobufCBinaryData){.data = (uint8_t *)(uintptr_t)attest_key.p, .len = attest_key.n};
     size_t n = coffer__v1__challenge_request__get_packed_size(&q);
     _cleanup_free_ uint8_t *p = xmalloc(n);
     coffer__v1__challenge_request__pack(&q, p);
@@ -170,6 +201,12 @@ static _unused_ Coffer__V1__Reply *vworld_challenge(struct vworld *w, const char
         abort();
     }
     return coffer__v1__reply__unpack(NULL, out.n, out.p);
+}
+
+static _unused_ Coffer__V1__Reply *vworld_challenge(struct vworld *w, const char *job,
+                                                    uint32_t attempt, const char *tee)
+{
+    return vworld_challenge_key(w, job, attempt, tee, BYTES("", 0));
 }
 
 /* What a worker submits; tests change it before it goes. */

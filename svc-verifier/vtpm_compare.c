@@ -2,23 +2,41 @@
 
 /* ---- what was changed ---- */
 
-/* What the log says was measured, and no reference value knows. Types and order of a log are not
- * proven, and are used here for the wording only. */
-static const uint8_t *unknown_event(const struct eventlog *log, uint32_t pcr,
-                                    const struct refvals_vtpm *ref, size_t skip)
+/* What the log says was measured, and no reference value knows: how many there are, and number k.
+ * Types and order of a log are not proven, and are used here for the wording only. */
+static size_t unknown_events(const struct eventlog *log, uint32_t pcr,
+                             const struct refvals_vtpm *ref, size_t k, const uint8_t **ret)
 {
+    size_t n = 0;
+
+    *ret = NULL;
     for (size_t i = 0; i < log->n; i++) {
         const struct eventlog_event *ev = &log->v[i];
-        int known = ev->pcr != pcr || ev->type == EV_SEPARATOR;
-        for (size_t k = 0; !known && k < ref->n_events; k++) {
-            known = ref->events[k].pcr == pcr &&
-                    memcmp(ref->events[k].digest, ev->digest[BANK_SHA256], 32) == 0;
+        int known = ev->pcr != pcr || ev->type == EV_SEPARATOR || ev->type == EV_EFI_ACTION;
+        for (size_t r = 0; !known && r < ref->n_events; r++) {
+            known = ref->events[r].pcr == pcr &&
+                    memcmp(ref->events[r].digest, ev->digest[BANK_SHA256], 32) == 0;
         }
-        if (!known && !skip--) {
-            return ev->digest[BANK_SHA256];
+        if (!known) {
+            *ret = n == k ? ev->digest[BANK_SHA256] : *ret;
+            n++;
         }
     }
-    return NULL;
+    return n;
+}
+
+/* What stands in the place of the k-th of n that are missing. Not all that is measured has a
+ * reference value of its own; what has none comes first. */
+static const uint8_t *in_place_of(const struct eventlog *log, uint32_t pcr,
+                                  const struct refvals_vtpm *ref, size_t k, size_t n)
+{
+    const uint8_t *found;
+    size_t unknown = unknown_events(log, pcr, ref, k, &found);
+
+    if (unknown > n) {
+        unknown_events(log, pcr, ref, unknown - n + k, &found);
+    }
+    return found;
 }
 
 static int measured(const struct eventlog *log, const struct refvals_event *ref)
@@ -34,6 +52,7 @@ static int measured(const struct eventlog *log, const struct refvals_event *ref)
 
 /* The image as a whole is measured too, first into PCR 4, and its sections into PCR 11: a changed
  * part changes those as well, and the part is what has to be named. */
+#define RANK_UNNAMED 100
 static unsigned rank_of(uint32_t pcr, int first)
 {
     switch (pcr) {
@@ -74,26 +93,31 @@ static int same_pcr(const struct refvals_vtpm *ref, uint32_t n, const uint8_t pc
 static void look_into(uint32_t pcr, const struct eventlog *log, const struct refvals_vtpm *ref,
                       struct change *best)
 {
-    size_t n_missing = 0;
+    size_t n = 0, k = 0;
     int first = 1;
 
+    for (size_t i = 0; i < ref->n_events; i++) {
+        n += ref->events[i].pcr == pcr && !measured(log, &ref->events[i]);
+    }
     for (size_t i = 0; i < ref->n_events; i++) {
         const struct refvals_event *ev = &ref->events[i];
         if (ev->pcr != pcr) {
             continue;
         }
-        if (!measured(log, ev)) {
-            struct change c = {.rank = rank_of(pcr, first),
-                               .pcr = pcr,
-                               .missing = ev,
-                               .found = unknown_event(log, pcr, ref, n_missing++)};
-            *best = c.rank < best->rank ? c : *best;
-        }
+        unsigned rank = rank_of(pcr, first);
         first = 0;
+        if (measured(log, ev)) {
+            continue;
+        }
+        if (rank < best->rank) {
+            *best = (struct change){
+                .rank = rank, .pcr = pcr, .missing = ev, .found = in_place_of(log, pcr, ref, k, n)};
+        }
+        k++;
     }
-    if (!n_missing && 100 + pcr < best->rank) {
+    if (!n && RANK_UNNAMED + pcr < best->rank) {
         *best = (struct change){
-            .rank = 100 + pcr, .pcr = pcr, .found = unknown_event(log, pcr, ref, 0)};
+            .rank = RANK_UNNAMED + pcr, .pcr = pcr, .found = in_place_of(log, pcr, ref, 0, 1)};
     }
 }
 
@@ -163,7 +187,7 @@ int vtpm_compare(uint8_t pcr[TPM_PCRS][32], const struct eventlog *log, const st
         return err_refuse(e, ERR_DENIED, "evidence.pcr", "an image with reference values for vtpm",
                           "none is configured");
     }
-    struct change c = {.rank = 1000};
+    struct change c = {.rank = UINT32_MAX};
     for (uint32_t n = 0; n < TPM_PCRS; n++) {
         if (VTPM_PCRS & 1u << n && !same_pcr(&nearest->vtpm, n, pcr[n], &size)) {
             look_into(n, log, &nearest->vtpm, &c);

@@ -20,6 +20,13 @@ static const char *device = "/dev/tpmrm0";
 static const char *event_log = "/sys/kernel/security/tpm0/binary_bios_measurements";
 static int step_ms = ATTEST_STEP_MS;
 
+/* tpm2-tss writes of its own errors to standard error, in a form of its own; ours say it all. Before
+ * there are threads, since it is the environment that tells it. */
+__attribute__((constructor)) static void quieten(void)
+{
+    setenv("TSS2_LOG", "all+NONE", 0);
+}
+
 void vtpm_use(const char *path, const char *log, int ms)
 {
     device = path;
@@ -132,7 +139,8 @@ static TPM2B_PUBLIC ak_template(void)
             .nameAlg = TPM2_ALG_SHA256,
             .objectAttributes = TPMA_OBJECT_FIXEDTPM | TPMA_OBJECT_FIXEDPARENT |
                                 TPMA_OBJECT_SENSITIVEDATAORIGIN | TPMA_OBJECT_USERWITHAUTH |
-                                TPMA_OBJECT_RESTRICTED | TPMA_OBJECT_SIGN_ENCRYPT,
+                                TPMA_OBJECT_RESTRICTED | TPMA_OBJECT_SIGN_ENCRYPT |
+                                TPMA_OBJECT_NODA,
             .parameters.eccDetail = {.symmetric.algorithm = TPM2_ALG_NULL,
                                      .scheme = {.scheme = TPM2_ALG_ECDSA,
                                                 .details.ecdsa.hashAlg = TPM2_ALG_SHA256},
@@ -274,8 +282,8 @@ static int activate(struct vtpm *t, struct bytes credential, char **ret, struct 
     }
     rc = Esys_ActivateCredential(t->esys, t->ak, t->ek, ESYS_TR_PASSWORD, session, ESYS_TR_NONE,
                                  &id, &sealed, &secret);
-    if (session != ESYS_TR_PASSWORD && rc) {
-        Esys_FlushContext(t->esys, session); /* else the TPM did that */
+    if (session != ESYS_TR_PASSWORD) {
+        Esys_FlushContext(t->esys, session);
     }
     if (rc) {
         return (rc & 0xffff0000) || tpm_link_timed_out(t->link)
