@@ -84,7 +84,7 @@ struct init_bus {
         struct in6_addr v6;
     } addr;
 };
-/* "tls://host[:port]" or "nats://host[:port]"; a name, an IPv4 address, or an IPv6 address in
+/* "tls://host[:port]"; a name, an IPv4 address, or an IPv6 address in
  * brackets. ERR_INVALID, clause "launch.nats_url". */
 int init_bus_parse(const char *url, struct init_bus *ret, struct err *e);
 /* What is needed of a packed LaunchConfig here; all else is the worker's to judge. It must be one

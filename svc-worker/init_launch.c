@@ -85,8 +85,7 @@ int init_launch_read(int fd, int timeout_ms, struct buf *ret, struct err *e)
 static int bad_url(const char *url, struct err *e)
 {
     return err_refuse(e, ERR_INVALID, "launch.nats_url",
-                      "tls:// or nats://, a host name or address, and perhaps a port", "%.80s",
-                      url);
+                      "tls://, a host name or address, and perhaps a port", "%.80s", url);
 }
 
 static int parse_port(const char *s, uint16_t *ret)
@@ -136,7 +135,7 @@ static int set_address(struct init_bus *b, int in_brackets)
 int init_bus_parse(const char *url, struct init_bus *ret, struct err *e)
 {
     struct init_bus b = {.port = NATS_PORT};
-    size_t skip = strncmp(url, "tls://", 6) == 0 ? 6 : strncmp(url, "nats://", 7) == 0 ? 7 : 0;
+    size_t skip = strncmp(url, "tls://", 6) == 0 ? 6 : 0; /* as the bus, which takes no other */
     const char *host = url + skip;
     int in_brackets = *host == '[';
 

@@ -168,7 +168,7 @@ static void test_url(void **state)
         int family;
     } cases[] = {
         {"tls://127.0.0.1:4333", "127.0.0.1", 4333, AF_INET},
-        {"nats://10.1.2.3", "10.1.2.3", 4222, AF_INET},
+        {"tls://10.1.2.3", "10.1.2.3", 4222, AF_INET},
         {"tls://nats.example.org:65535", "nats.example.org", 65535, AF_UNSPEC},
         {"tls://Host-1", "Host-1", 4222, AF_UNSPEC},
         {"tls://[::1]:1", "::1", 1, AF_INET6},
@@ -197,6 +197,7 @@ static void test_url_bad(void **state)
         "",
         "127.0.0.1:4222",
         "http://h:1",
+        "nats://h:1",
         "tls://",
         "tls://:4222",
         "tls://h:",
@@ -235,7 +236,8 @@ static void test_url_bad(void **state)
         }
         assert_int_equal(e.code, ERR_INVALID);
         assert_string_equal(e.clause, "launch.nats_url");
-        assert_non_null(strstr(e.msg, "expected tls:// or nats://, a host name or address"));
+        assert_non_null(
+            strstr(e.msg, "expected tls://, a host name or address, and perhaps a port"));
         assert_int_equal(b.port, 7);
     }
 }
