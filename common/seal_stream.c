@@ -214,6 +214,11 @@ uint64_t seal_reader_size(const struct seal_reader *r)
     return r->size_bytes;
 }
 
+int seal_reader_fd(const struct seal_reader *r)
+{
+    return r->fd;
+}
+
 int seal_reader_pread(struct seal_reader *r, void *out, size_t n, uint64_t offset, size_t *ret_n,
                       struct err *e)
 {
@@ -240,6 +245,39 @@ int seal_reader_pread(struct seal_reader *r, void *out, size_t n, uint64_t offse
         }
         memcpy((uint8_t *)out + done, secret_cp(r->plain) + within, part);
         done += part;
+    }
+    *ret_n = done;
+    return 0;
+}
+
+int seal_reader_open_chunks(const struct seal_reader *r, struct sealer *own, uint64_t first,
+                            size_t n, uint8_t *sealed, uint8_t *out, size_t *ret_n, struct err *e)
+{
+    const size_t full = sealed_chunk_bytes(r);
+    size_t want, got, done = 0;
+
+    if (first >= r->n_chunks || n == 0) {
+        *ret_n = 0;
+        return 0;
+    }
+    if (n > r->n_chunks - first) {
+        n = (size_t)(r->n_chunks - first);
+    }
+    want = (n - 1) * full + (first + n == r->n_chunks ? r->last_sealed_bytes : full);
+    if (pread_full(r->fd, sealed, want, r->header.prefix_bytes + first * full, &got, e) < 0) {
+        return -1;
+    }
+    if (got != want) {
+        return err_set(e, ERR_INVALID, "the sealed file: is cut off inside chunk %llu",
+                       (unsigned long long)(first + got / full));
+    }
+    for (size_t i = 0; i < n; i++) {
+        size_t part = want - i * full < full ? want - i * full : full;
+        if (sealer_open(own, first + i, first + i == r->n_chunks - 1,
+                        BYTES(sealed + i * full, part), out + done, e) < 0) {
+            return -1;
+        }
+        done += part - SEAL_TAG_BYTES;
     }
     *ret_n = done;
     return 0;
