@@ -168,7 +168,7 @@ static int hash_headers(EVP_MD_CTX *ctx, const struct pe *p)
 int pe_authenticode(const struct pe *p, const EVP_MD *md, uint8_t *ret, struct err *e)
 {
     struct pe_section s[PE_SECTIONS_MAX];
-    size_t at = p->headers_bytes, end = p->image.n - p->security_bytes;
+    size_t at = p->headers_bytes, sum = at, end = p->image.n - p->security_bytes;
     EVP_MD_CTX *ctx = EVP_MD_CTX_new();
     int ok = ctx && EVP_DigestInit_ex(ctx, md, NULL) == 1 && hash_headers(ctx, p) == 0;
 
@@ -183,11 +183,13 @@ int pe_authenticode(const struct pe *p, const EVP_MD *md, uint8_t *ret, struct e
             EVP_MD_CTX_free(ctx);
             return bad(e, "pe.section", "sections that do not overlap", s[i].offset);
         }
-        /* What lies between sections is not hashed: firmware does not either. */
         ok = hash(ctx, p, s[i].offset, to) == 0;
         at = to;
+        sum += s[i].raw_bytes;
     }
-    ok = ok && hash(ctx, p, at, end) == 0 && EVP_DigestFinal_ex(ctx, ret, NULL) == 1;
+    /* "SUM_OF_BYTES_HASHED": with gaps between sections this is not where the last one ends, but
+     * it is what the specification says, and what firmware does. */
+    ok = ok && hash(ctx, p, sum, end) == 0 && EVP_DigestFinal_ex(ctx, ret, NULL) == 1;
     EVP_MD_CTX_free(ctx);
     return ok ? 0 : err_set(e, ERR_INTERNAL, "cannot hash a PE image");
 }
@@ -246,14 +248,29 @@ static int check_new(const struct pe *p, const struct pe_new_section *v, size_t 
     return 0;
 }
 
+/* Where the last section ends. What follows are debugger's symbols. */
+static size_t end_of_sections(const struct pe *p)
+{
+    size_t end = p->headers_bytes;
+
+    for (size_t i = 0; i < p->n; i++) {
+        size_t to = (size_t)p->s[i].offset + p->s[i].raw_bytes;
+        end = p->s[i].raw_bytes && to > end ? to : end;
+    }
+    return end;
+}
+
 int pe_add_sections(struct bytes stub, const struct pe_new_section *v, size_t n, struct buf *ret,
                     struct err *e)
 {
     struct pe p;
 
-    if (pe_parse(stub, &p, e) || check_new(&p, v, n, e) || buf_add(ret, stub.p, stub.n, e)) {
+    if (pe_parse(stub, &p, e) || check_new(&p, v, n, e) ||
+        buf_add(ret, stub.p, end_of_sections(&p), e)) {
         return -1;
     }
+    le32_put(ret->p + p.coff_at + 8, 0); /* PointerToSymbolTable, NumberOfSymbols */
+    le32_put(ret->p + p.coff_at + 12, 0);
     uint64_t rva = align(p.image_bytes, p.section_align);
     for (size_t i = 0; i < n; i++) {
         uint64_t offset = align(ret->n, p.file_align);
