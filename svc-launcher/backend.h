@@ -10,6 +10,19 @@
 
 #include "svc-launcher/launcher.h"
 
+/* How VMs are made; paths borrowed. Read by backend_env_vm. */
+struct vm_options {
+    const char *qemu, *swtpm, *swtpm_setup;
+    const char *image;        /* directory with coffer.efi and OVMF.fd */
+    const char *tpm_ca;       /* common/tpmca.h; made at the first launch */
+    const char *accel;        /* "auto", "kvm", "tcg" */
+    const char *cpus;         /* of the host, "0-3,8", that VMs run on; "": any */
+    const char *quote_socket; /* of Intel's quoting service; "": none */
+    int64_t overhead_bytes;   /* what a VM needs besides what its job asks for */
+    int64_t numa_node;        /* -1: any */
+    int hugepages, lock_memory;
+};
+
 /* What a backend is configured with; borrowed. */
 struct backend_env {
     const char *keeper;     /* the program that runs keeper_main for argv[1] = KEEPER_VERB */
@@ -19,6 +32,8 @@ struct backend_env {
     const char *cvm_dir;    /* where work directories are made */
     const char *seed_file;  /* the workers' nkey seed */
     int64_t grace_ms;
+    const char *host;
+    struct vm_options vm; /* of the backends that make VMs */
 };
 
 struct backend_launch {
@@ -38,7 +53,7 @@ struct cvm_handle {
 
 struct backend {
     const char *name, *tee;
-    /* Whether it works here; -1 with the reason. */
+    /* Whether it works here; -1 with the reason. Where it works, why->msg may say how. */
     int (*probe)(const struct backend_env *env, struct err *why);
     /* Starts it; work_dir exists and is empty. -1: nothing is left of it but work_dir. */
     int (*launch)(const struct backend_env *env, const struct backend_launch *l,
@@ -50,6 +65,14 @@ struct backend {
     int (*reap)(int status, int *ret_left);
 };
 
+/* For backends: starts a keeper and below it `program` (with arguments, ends with NULL), which
+ * reads `input` from its standard input; `input` is kept off every disk. */
+int backend_start(const struct backend_env *env, const struct backend_launch *l, struct bytes input,
+                  const char *const *program, struct cvm_handle *ret, struct err *e);
+void backend_destroy(const struct cvm_handle *h);
+int backend_reap(int status, int *ret_left);
+
+extern const struct backend process_backend, vtpm_backend, tdx_backend, snp_backend;
 extern const struct backend *const backends[];
 extern const size_t n_backends;
 /* NULL when there is none. */
@@ -58,6 +81,8 @@ const struct backend *backend_find(const char *name);
 /* ---- keeper ---------------------------------------------------------------------------------- */
 
 #define KEEPER_VERB "cvm-keeper"
+/* What a keeper runs for the VM backends (vm.h): says itself when the guest has booted. */
+#define VM_VERB "cvm-vm"
 /* argv: program, KEEPER_VERB, parent pid, grace in ms, work directory, worker, its arguments...
  * The whole life of a keeper; returns its exit status. */
 int keeper_main(int argc, char **argv);

@@ -243,7 +243,9 @@ static pid_t start_worker(char **argv, const char *work_dir)
         return -1;
     }
     close(fds[0]);
-    say("{\"booted\":true}\n");
+    if (!argv[1] || !streq(argv[1], VM_VERB)) {
+        say("{\"booted\":true}\n");
+    }
     return pid;
 }
 

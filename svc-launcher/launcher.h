@@ -53,7 +53,7 @@ int launcher_on_backend_event(struct svc *s, void *arg, struct effects *fx, stru
 struct host_backend_facts {
     char name[LAUNCHER_NAME_MAX_BYTES + 1], tee[LAUNCHER_NAME_MAX_BYTES + 1];
     int available;
-    char why[256]; /* when not */
+    char why[256]; /* when not; else what is worth knowing, or "" */
 };
 struct host_facts {
     uint32_t cpu_millis;

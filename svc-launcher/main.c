@@ -21,11 +21,15 @@
  * (launcher_on_backend_event), a DestroyCvm, or its end. */
 #include "svc-launcher/backend.h"
 #include "svc-launcher/supervisor.h"
+#include "svc-launcher/vm.h"
 
 int main(int argc, char **argv)
 {
     if (argc > 1 && streq(argv[1], KEEPER_VERB)) {
         return keeper_main(argc, argv);
+    }
+    if (argc > 1 && streq(argv[1], VM_VERB)) {
+        return vm_main(argc, argv);
     }
     return service_main_hooks(&launcher_service, &supervisor_hooks, argc, argv);
 }

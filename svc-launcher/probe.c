@@ -33,7 +33,7 @@ static int probe_backend(const char *name, const struct backend_env *env, struct
     snprintf(x->name, sizeof(x->name), "%s", b->name);
     snprintf(x->tee, sizeof(x->tee), "%s", b->tee);
     x->available = b->probe(env, &why) == 0;
-    snprintf(x->why, sizeof(x->why), "%.255s", x->available ? "" : why.msg);
+    snprintf(x->why, sizeof(x->why), "%.255s", why.msg);
     return 0;
 }
 

@@ -8,7 +8,10 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-/* The `process` backend: svc-worker as a process of this host, with sample evidence. */
+#define PROGRAM_ARGS_MAX 8
+
+/* Starting a keeper; and the `process` backend: svc-worker as a process of this host, with sample
+ * evidence. */
 
 static int process_probe(const struct backend_env *env, struct err *why)
 {
@@ -70,22 +73,22 @@ static void become_keeper(const char *program, char **argv, int in, int out, int
     _exit(126);
 }
 
-static int process_launch(const struct backend_env *env, const struct backend_launch *l,
-                          struct cvm_handle *ret, struct err *e)
+int backend_start(const struct backend_env *env, const struct backend_launch *l, struct bytes input,
+                  const char *const *program, struct cvm_handle *ret, struct err *e)
 {
     _cleanup_close_ int in = -1, out_r = -1, out_w = -1, log_r = -1, log_w = -1;
     char parent[16], grace[32];
-    char *argv[] = {"svc-launcher",
-                    KEEPER_VERB,
-                    parent,
-                    grace,
-                    (char *)l->work_dir,
-                    (char *)env->worker,
-                    (char *)env->worker_arg,
-                    NULL};
+    char *argv[5 + PROGRAM_ARGS_MAX + 1] = {"svc-launcher", KEEPER_VERB, parent, grace,
+                                            (char *)l->work_dir};
     int fds[2];
 
-    if (config_fd(l->config, &in, e) < 0) {
+    for (size_t i = 0; program[i]; i++) {
+        if (i == PROGRAM_ARGS_MAX) {
+            return err_set(e, ERR_INTERNAL, "too many arguments");
+        }
+        argv[5 + i] = (char *)program[i];
+    }
+    if (config_fd(input, &in, e) < 0) {
         return -1;
     }
     if (pipe2(fds, O_CLOEXEC) < 0) {
@@ -127,27 +130,36 @@ static int process_launch(const struct backend_env *env, const struct backend_la
     return 0;
 }
 
-static void process_destroy(const struct cvm_handle *h)
+static int process_launch(const struct backend_env *env, const struct backend_launch *l,
+                          struct cvm_handle *ret, struct err *e)
+{
+    const char *const program[] = {env->worker, env->worker_arg, NULL};
+
+    return backend_start(env, l, l->config, program, ret, e);
+}
+
+void backend_destroy(const struct cvm_handle *h)
 {
     kill(h->pid, SIGTERM); /* the keeper does the rest */
 }
 
-static int process_reap(int status, int *ret_left)
+int backend_reap(int status, int *ret_left)
 {
     *ret_left = WIFSIGNALED(status);
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-static const struct backend process_backend = {
+const struct backend process_backend = {
     .name = "process",
     .tee = "sample",
     .probe = process_probe,
     .launch = process_launch,
-    .destroy = process_destroy,
-    .reap = process_reap,
+    .destroy = backend_destroy,
+    .reap = backend_reap,
 };
 
-const struct backend *const backends[] = {&process_backend};
+const struct backend *const backends[] = {&process_backend, &vtpm_backend, &tdx_backend,
+                                          &snp_backend};
 const size_t n_backends = ARRAY_LEN(backends);
 
 const struct backend *backend_find(const char *name)

@@ -53,7 +53,7 @@ struct supervisor {
     struct shell *sh;
     struct run *runs;
     struct backend_env env;
-    char cvm_dir[1024], keeper[32];
+    char cvm_dir[1024], keeper[32], tpm_ca[1024], swtpm_setup[1024];
     struct host_facts facts;
     ev_timer probe;
 };
@@ -599,6 +599,27 @@ static int make_cvm_dir(struct supervisor *sup, struct err *e)
     return 0;
 }
 
+static void set_vm_options(struct supervisor *sup, const struct config *c)
+{
+    const char *swtpm = config_str(c, "vm-swtpm"), *ca = config_str(c, "tpm-ca");
+
+    snprintf(sup->swtpm_setup, sizeof(sup->swtpm_setup), "%s_setup", swtpm);
+    snprintf(sup->tpm_ca, sizeof(sup->tpm_ca), "%s%s", ca[0] ? ca : config_str(c, "data-dir"),
+             ca[0] ? "" : "/tpm-ca");
+    sup->env.vm = (struct vm_options){.qemu = config_str(c, "vm-qemu"),
+                                      .swtpm = swtpm,
+                                      .swtpm_setup = sup->swtpm_setup,
+                                      .image = config_str(c, "guest-image"),
+                                      .tpm_ca = sup->tpm_ca,
+                                      .accel = config_str(c, "vm-accel"),
+                                      .cpus = config_str(c, "vm-cpus"),
+                                      .quote_socket = config_str(c, "vm-quote-socket"),
+                                      .overhead_bytes = config_int(c, "vm-overhead-bytes"),
+                                      .numa_node = config_int(c, "vm-numa-node"),
+                                      .hugepages = config_bool(c, "vm-hugepages"),
+                                      .lock_memory = config_bool(c, "vm-lock-memory")};
+}
+
 static int started(struct shell *sh)
 {
     struct supervisor *sup = xcalloc(1, sizeof(*sup));
@@ -616,7 +637,9 @@ static int started(struct shell *sh)
         .store = config_str(c, "store"),
         .cvm_dir = sup->cvm_dir,
         .seed_file = config_str(c, "worker-nats-seed"),
-        .grace_ms = config_int(c, "stop-grace-ms")};
+        .grace_ms = config_int(c, "stop-grace-ms"),
+        .host = config_str(c, "host")};
+    set_vm_options(sup, c);
     if (make_cvm_dir(sup, &e) < 0 || probe(sup, &e) < 0) {
         log_err(LOG_ERROR, "launcher.start", &e);
         return -1;
