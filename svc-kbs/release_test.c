@@ -326,7 +326,7 @@ static void test_tee(void **state)
     static const struct {
         int claim;
         const char *status;
-    } bad[] = {{97, "contraindicated"}, {33, "warning"}, {0, "none"}};
+    } bad[] = {{97, "contraindicated"}, {0, "none"}};
     _cleanup_(run_done) struct run r = usual();
 
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -348,6 +348,82 @@ static void test_tee(void **state)
     json_object_set_new(json_object_get(claims, "coffer"), "tee", json_string("snp"));
     _cleanup_free_ char *ear2 = t_ear_sign(claims, w.verifier);
     expect(&r2, ear2, "denied", "grant.tee.types", "one of sample", "snp");
+}
+
+static char *vtpm_ear(const struct run *r)
+{
+    json_t *claims = t_ear(&w, r->job, 1, w.tee);
+
+    t_ear_hardware(claims, 32, "warning");
+    json_object_set_new(json_object_get(claims, "coffer"), "tee", json_string("vtpm"));
+    return t_ear_sign(claims, w.verifier);
+}
+
+static json_t *vtpm_spec(const char *nonce, const char *mode, const char *types, int with_dataset)
+{
+    json_t *spec = t_spec(&w, nonce), *tee = json_object_get(spec, "tee");
+    json_t *list = json_array();
+
+    json_object_set_new(tee, "mode", json_string(mode));
+    json_array_append_new(list, json_string("snp"));
+    json_array_append_new(list, json_string(types));
+    json_object_set_new(tee, "types", list);
+    if (!with_dataset) {
+        json_object_set_new(spec, "datasets", json_array());
+    }
+    return spec;
+}
+
+static void put_vtpm_grant(const char *status)
+{
+    json_t *g = t_grant(&w, w.dataset);
+
+    json_object_set_new(json_object_get(g, "tee"), "status", json_string(status));
+    json_object_set_new(json_object_get(g, "tee"), "types", json_pack("[s,s]", "snp", "vtpm"));
+    _cleanup_free_ char *jws = t_sign(g, w.owner, GRANT_JWS_TYP);
+    Coffer__V1__Reply *reply = world_owner(&w, t_put_grant(&w, jws), w.owner);
+    assert_int_equal(reply->body_case, COFFER__V1__REPLY__BODY_OWNER);
+    coffer__v1__reply__free_unpacked(reply, NULL);
+}
+
+/* A warning, as every virtual TPM gets one: the owner's to accept, never the consumer's. */
+static void test_warning(void **state)
+{
+    (void)state;
+    world_put_all(&w, NULL);
+    _cleanup_(run_done) struct run r = run_of(vtpm_spec("0123456789abcdef", "required", "vtpm", 1));
+    _cleanup_free_ char *one = vtpm_ear(&r), *two = vtpm_ear(&r), *three = vtpm_ear(&r);
+
+    /* The grant that there is says neither. */
+    expect(&r, one, "denied", "grant.tee.types", "one of sample", "vtpm");
+    put_vtpm_grant("affirming");
+    expect(&r, two, "denied", "grant.tee.status", "affirming", "warning");
+    put_vtpm_grant("warning");
+    Coffer__V1__ReleaseKey *k = world_verdict(&w, r.job, 1, three, r.spec, NULL);
+    assert_null(k->refusal);
+    coffer__v1__release_key__free_unpacked(k, NULL);
+
+    /* Required hardware is never that, whatever the grants say. */
+    _cleanup_(run_done) struct run hard =
+        run_of(vtpm_spec("fedcba9876543210", "required", "tdx", 1));
+    _cleanup_free_ char *ear = vtpm_ear(&hard);
+    expect(&hard, ear, "denied", "tee.types", "one of snp, tdx", "vtpm");
+
+    /* Without a key that anybody guards only the spec decides. */
+    static const struct {
+        const char *mode, *type;
+        int released;
+    } plain[] = {{"required", "vtpm", 1}, {"required", "tdx", 0}, {"preferred", "tdx", 1}};
+    for (size_t i = 0; i < ARRAY_LEN(plain); i++) {
+        char nonce[32];
+        snprintf(nonce, sizeof(nonce), "plain-job-nonce-%zu", i);
+        _cleanup_(run_done) struct run p =
+            run_of(vtpm_spec(nonce, plain[i].mode, plain[i].type, 0));
+        _cleanup_free_ char *plain_ear = vtpm_ear(&p);
+        k = world_verdict(&w, p.job, 1, plain_ear, p.spec, NULL);
+        assert_int_equal(!k->refusal, plain[i].released);
+        coffer__v1__release_key__free_unpacked(k, NULL);
+    }
 }
 
 static void test_unknown_secret(void **state)
@@ -479,6 +555,7 @@ int main(void)
         T(test_attempts),
         T(test_spec),
         T(test_tee),
+        T(test_warning),
         T(test_unknown_secret),
         T(test_refused_then_released),
         T(test_tampered_row),

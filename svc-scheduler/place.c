@@ -1,3 +1,4 @@
+#include "common/trust.h"
 #include "svc-scheduler/scheduler.h"
 
 /* Which host gets which job. One pass takes the alive hosts once, then the queue's shapes, and
@@ -49,14 +50,38 @@ static int word_at(const char *words, const char *tee)
     return -1;
 }
 
+/* What keeps the host out. A virtual TPM is the host's own word, and a sample is nobody's. */
+static int is_hardware(const char *tee)
+{
+    return !streq(tee, "sample") && !streq(tee, "vtpm");
+}
+
+static int names_hardware(const char *types)
+{
+    while (*types) {
+        char tee[TEE_NAME_MAX + 1];
+        size_t n = strcspn(types, " ");
+        snprintf(tee, sizeof(tee), "%.*s", (int)n, types);
+        if (n && is_hardware(tee)) {
+            return 1;
+        }
+        types += n + (types[n] == ' ');
+    }
+    return 0;
+}
+
 /* The backend of a host whose TEE is the earliest in `types`; NULL when it has none. */
-static const struct host_backend *backend_of_types(const struct host *h, const char *types)
+static const struct host_backend *backend_of_types(const struct host *h, const char *types,
+                                                   int only_hardware)
 {
     const struct host_backend *best = NULL;
     int best_at = 0;
 
     for (size_t i = 0; i < h->n_backends; i++) {
         int at = word_at(types, h->backends[i].tee);
+        if (only_hardware && !is_hardware(h->backends[i].tee)) {
+            continue;
+        }
         if (at >= 0 && (!best || at < best_at)) {
             best = &h->backends[i];
             best_at = at;
@@ -65,10 +90,10 @@ static const struct host_backend *backend_of_types(const struct host *h, const c
     return best;
 }
 
-static const struct host_backend *backend_of_kind(const struct host *h, int sample)
+static const struct host_backend *backend_of_hardware(const struct host *h)
 {
     for (size_t i = 0; i < h->n_backends; i++) {
-        if (streq(h->backends[i].tee, "sample") == sample) {
+        if (is_hardware(h->backends[i].tee)) {
             return &h->backends[i];
         }
     }
@@ -91,19 +116,24 @@ static int fits_empty(const struct host *h, const struct job *j)
     return h->slots > 0 && h->cpu_millis >= j->cpu_millis && h->memory_bytes >= j->memory_bytes;
 }
 
-/* What is tried in order: required is TYPES only, preferred is TYPES, REAL, SAMPLE, none is ANY. */
-enum tier { TIER_TYPES, TIER_REAL, TIER_SAMPLE, TIER_ANY };
+/* What is tried in order: required is HARDWARE_TYPES and TYPES, which are those it names; preferred
+ * goes on to SAMPLE; none is ANY. */
+enum tier { TIER_HARDWARE_TYPES, TIER_TYPES, TIER_HARDWARE, TIER_VTPM, TIER_SAMPLE, TIER_ANY };
 
 static const struct host_backend *backend_for(const struct host *h, const struct job *j,
                                               enum tier tier)
 {
     switch (tier) {
+    case TIER_HARDWARE_TYPES:
+        return backend_of_types(h, j->tee_types, 1);
     case TIER_TYPES:
-        return backend_of_types(h, j->tee_types);
-    case TIER_REAL:
-        return backend_of_kind(h, 0);
+        return backend_of_types(h, j->tee_types, 0);
+    case TIER_HARDWARE:
+        return backend_of_hardware(h);
+    case TIER_VTPM:
+        return backend_of_types(h, "vtpm", 0);
     case TIER_SAMPLE:
-        return backend_of_kind(h, 1);
+        return backend_of_types(h, "sample", 0);
     case TIER_ANY:
         break;
     }
@@ -166,8 +196,10 @@ int place_pick(struct host_list *hosts, const struct job *j, int64_t waited_ms,
                int64_t prefer_wait_ms, struct placement *ret, struct host **ret_host,
                struct err *why)
 {
-    enum tier tier = j->tee_mode == TEE_NONE ? TIER_ANY : TIER_TYPES;
-    enum tier last = j->tee_mode == TEE_PREFERRED ? TIER_SAMPLE : tier;
+    enum tier tier = j->tee_mode == TEE_NONE ? TIER_ANY : TIER_HARDWARE_TYPES;
+    enum tier last = j->tee_mode == TEE_NONE       ? TIER_ANY
+                     : j->tee_mode == TEE_REQUIRED ? TIER_TYPES
+                                                   : TIER_SAMPLE;
     struct choice c = {0}, seen = {0};
 
     for (;; tier++) {
@@ -178,7 +210,7 @@ int place_pick(struct host_list *hosts, const struct job *j, int64_t waited_ms,
             break;
         }
         /* The preferred TEE exists and is only in use: worth a short wait. */
-        if (tier == TIER_TYPES && c.fitting && waited_ms < prefer_wait_ms) {
+        if (tier <= TIER_TYPES && tier != last && c.fitting && waited_ms < prefer_wait_ms) {
             return no_place(hosts, j, &seen, why);
         }
         if (tier == last) {
@@ -190,7 +222,8 @@ int place_pick(struct host_list *hosts, const struct job *j, int64_t waited_ms,
     ret->host_id = c.host->id;
     snprintf(ret->host, sizeof(ret->host), "%s", c.host->name);
     snprintf(ret->backend, sizeof(ret->backend), "%s", b->name);
-    ret->downgraded = j->tee_mode == TEE_PREFERRED && tier != TIER_TYPES;
+    ret->downgraded = j->tee_mode == TEE_PREFERRED && tier != TIER_HARDWARE_TYPES &&
+                      (tier != TIER_TYPES || names_hardware(j->tee_types));
     *ret_host = c.host;
     return 0;
 }
@@ -281,7 +314,7 @@ static void reserve_for(struct host_list *hosts, const struct job *j)
 
     for (size_t i = 0; i < hosts->n; i++) {
         struct host *h = &hosts->v[i];
-        int suits = j->tee_mode == TEE_REQUIRED ? backend_of_types(h, j->tee_types) != NULL
+        int suits = j->tee_mode == TEE_REQUIRED ? backend_of_types(h, j->tee_types, 0) != NULL
                                                 : h->n_backends > 0;
         if (suits && !h->reserved && fits_empty(h, j) &&
             (!best || slots_free(h) > slots_free(best))) {

@@ -77,6 +77,41 @@ static void preferred_falls_back_and_says_so(void **state)
     assert_int_equal(p.downgraded, 1);
 }
 
+/* A virtual TPM keeps nobody out: it is never taken for what was asked for, unless it was. */
+static void vtpm_is_no_hardware(void **state)
+{
+    struct host v[] = {make_host(1, 9, "vtpm", "vtpm"), make_host(2, 9, "process", "sample"),
+                       make_host(3, 1, "snp", "snp")};
+    struct placement p;
+    struct err why;
+
+    (void)state;
+    for (int mode = 0; mode < 2; mode++) {
+        struct job j = make_job(mode ? TEE_PREFERRED : TEE_REQUIRED, "vtpm snp");
+        v[2].used_slots = 0;
+        assert_int_equal(pick(v, 3, &j, 0, &p, &why), 0);
+        assert_string_equal(p.host, "h3"); /* although the other has more slots, and comes first */
+        assert_int_equal(p.downgraded, 0);
+        v[2].used_slots = 1;
+        assert_int_equal(pick(v, 3, &j, 0, &p, &why), -1);
+        assert_int_equal(why.code, ERR_BUSY);
+        assert_int_equal(pick(v, 3, &j, 30000, &p, &why), 0);
+        assert_string_equal(p.host, "h1"); /* it was named */
+        assert_int_equal(p.downgraded, mode);
+    }
+    struct job only = make_job(TEE_PREFERRED, "vtpm");
+    assert_int_equal(pick(v, 3, &only, 0, &p, &why), 0);
+    assert_string_equal(p.host, "h1");
+    assert_int_equal(p.downgraded, 0);
+    struct job fall = make_job(TEE_PREFERRED, "tdx");
+    assert_int_equal(pick(v, 2, &fall, 0, &p, &why), 0);
+    assert_string_equal(p.host, "h1");
+    assert_int_equal(p.downgraded, 1);
+    struct job required = make_job(TEE_REQUIRED, "tdx snp");
+    assert_int_equal(pick(v, 2, &required, 1 << 30, &p, &why), -1);
+    assert_int_equal(why.code, ERR_UNSUPPORTED);
+}
+
 static void none_takes_any_with_most_slots(void **state)
 {
     struct host v[] = {make_host(1, 2, "vtpm", "vtpm"), make_host(2, 5, "process", "sample"),
@@ -234,6 +269,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(required_never_falls_back),
         cmocka_unit_test(preferred_falls_back_and_says_so),
+        cmocka_unit_test(vtpm_is_no_hardware),
         cmocka_unit_test(none_takes_any_with_most_slots),
         cmocka_unit_test(size_counts),
         cmocka_unit_test(a_retry_goes_elsewhere),
