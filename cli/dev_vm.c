@@ -17,6 +17,7 @@
 #include "common/tpmca.h"
 
 #define REFVALS_MAX_BYTES (1u << 20)
+#define TRUST_MAX_BYTES (1u << 20)
 #define PEM_MAX_BYTES 65536u
 
 /* The build tree has it beside bin/, an installation in lib/coffer. */
@@ -73,6 +74,34 @@ int dev_release_key(const struct dev *d, struct jkey **ret, struct err *e)
     return 0;
 }
 
+/* Who may sign reference values. A trust file that names somebody is the user's. */
+static int trust_release_key(const struct dev *d, const struct jkey *k, struct err *e)
+{
+    static const char *const names[] = {"trust.json", "client/trust.json"};
+
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        _cleanup_free_ char *path = xasprintf("%s/%s", d->dir, names[i]);
+        _cleanup_buf_ struct buf in = BUF_INIT(TRUST_MAX_BYTES);
+        _cleanup_json_ json_t *j = NULL;
+        if (file_read(path, TRUST_MAX_BYTES, 0, &in, e) < 0 ||
+            json_parse("trust", buf_bytes(&in), TRUST_MAX_BYTES, &j, e) < 0) {
+            return err_wrap(e, "%s", path);
+        }
+        if (!json_is_object(j) || json_object_get(j, "release")) {
+            continue;
+        }
+        json_object_set_new(j, "release", json_pack("[o]", jkey_public_jwk(k)));
+        _cleanup_free_ char *text = json_dumps(j, JSON_INDENT(2) | JSON_SORT_KEYS);
+        if (!text) {
+            return err_set(e, ERR_INTERNAL, "cannot write %s", path);
+        }
+        if (file_replace(path, BYTES_STR(text), 0644, e) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 /* Anew at each start: the image may have been built anew. */
 static int sign_refvals(const struct dev *d, struct err *e)
 {
@@ -86,7 +115,7 @@ static int sign_refvals(const struct dev *d, struct err *e)
 
     if (file_read(from, REFVALS_MAX_BYTES, 0, &in, e) < 0 ||
         json_parse("refvals", buf_bytes(&in), REFVALS_MAX_BYTES, &j, e) < 0 ||
-        dev_release_key(d, &k, e) < 0 ||
+        dev_release_key(d, &k, e) < 0 || trust_release_key(d, k, e) < 0 ||
         jws_sign_json(k, "coffer-refvals+jws", 0, j, &jws, e) < 0 ||
         buf_addf(&out, e, "%s\n", jws) < 0) {
         return err_wrap(e, "reference values");
