@@ -5,6 +5,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -271,12 +273,41 @@ static void test_bad_image(void **state)
     expect(&o, ERR_BAD_SIGNATURE, "workload.image", NULL);
 }
 
+/* Chunk 1 is changed after the job began to count on the file: its reader gets an error, and the
+ * run ends at once with the reason, also when the workload would rather wait. */
+static void test_tampered(void **state)
+{
+    static const char *const ways[] = {"copy", "hold", "none"};
+    _cleanup_free_ char *path = xasprintf("%s/datasets/%s.coffer", store, dataset_id);
+    _cleanup_close_ int fd = open(path, O_RDWR);
+    struct timespec from, to;
+    struct stat st;
+    (void)state;
+    CHECK(fd >= 0 && fstat(fd, &st) == 0);
+    off_t at = st.st_size - 26000; /* 26000 plain bytes, 7 tags: inside chunk 0 */
+    CHECK(pwrite(fd, "tampered", 8, at) == 8);
+    for (size_t i = 0; i < ARRAY_LEN(ways); i++) {
+        clock_gettime(CLOCK_MONOTONIC, &from);
+        struct worker_outcome o = run(ways[i], 1 << 16, image, NULL);
+        clock_gettime(CLOCK_MONOTONIC, &to);
+        /* A workload that reads nothing and leaves nothing has failed by itself. */
+        if (streq(ways[i], "none")) {
+            expect(&o, ERR_WORKLOAD, "output.files[0]", "no such file");
+            continue;
+        }
+        expect(&o, ERR_WORKLOAD, "dataset[0].chunk", "sealed chunk 0: does not open");
+        assert_string_equal(o.refusal.expected, "the chunks that its owner sealed");
+        assert_int_equal(o.plain.n, 0);
+        assert_true(to.tv_sec - from.tv_sec <= 2); /* the timeout is 3 s */
+    }
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {T(test_copy), T(test_tar), T(test_failures),
-                                       T(test_bad_image)};
+                                       T(test_bad_image), T(test_tampered)};
     struct sandbox_probe probe;
     struct err e = {0};
 

@@ -41,6 +41,10 @@ int main(int argc, char **argv)
     if (strcmp(what, "big") == 0) {
         return fill("/output/out.csv", 1 << 17);
     }
+    if (strcmp(what, "hold") == 0) {
+        (void)copy("/data/in", "/output/out.csv", 1600);
+        sleep(60);
+    }
     if (strcmp(what, "sleep") == 0) {
         sleep(60);
     }

@@ -26,8 +26,7 @@ struct blobs {
     struct buf pack;
 };
 
-/* ---- opening ----------------------------------------------------------------------------------
- */
+/* ---- opening -------------------------------------------------------------------------------- */
 
 /* How much of an opened file or device there is. */
 static int size_of(int fd, uint64_t *ret, struct err *e)
@@ -261,8 +260,7 @@ void blobs_free(struct blobs *b)
     free(b);
 }
 
-/* ---- reading ----------------------------------------------------------------------------------
- */
+/* ---- reading -------------------------------------------------------------------------------- */
 
 static int open_named(const struct blobs *b, const char *kind, const char *name, int *ret_fd,
                       uint64_t *ret_bytes, struct err *e)
@@ -378,8 +376,7 @@ int blobs_document(const struct blobs *b, const char *hex, uint64_t size, size_t
     return bytes > max_bytes ? too_large(max_bytes, bytes, e) : read_all(fd, ret, (size_t)bytes, e);
 }
 
-/* ---- the pack: ustar (POSIX.1-1988), regular files only ---------------------------------------
- */
+/* ---- the pack: ustar (POSIX.1-1988), regular files only ------------------------------------- */
 
 #define TAR_BLOCK 512u
 

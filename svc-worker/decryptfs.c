@@ -31,8 +31,7 @@ int dfs_available(void)
     return fd >= 0;
 }
 
-/* ---- what is shown ----------------------------------------------------------------------------
- */
+/* ---- what is shown -------------------------------------------------------------------------- */
 
 struct plain {
     struct seal_reader *reader;
@@ -121,8 +120,7 @@ static int server_init(struct dfs_server *s, const struct dfs_options *o,
     return 0;
 }
 
-/* ---- the mount --------------------------------------------------------------------------------
- */
+/* ---- the mount ------------------------------------------------------------------------------ */
 
 static int mount_at(struct dfs_server *s, const char *dir, struct err *e)
 {
@@ -164,8 +162,7 @@ static void set_read_ahead(const char *dir, uint32_t kib)
     }
 }
 
-/* ---- the process ------------------------------------------------------------------------------
- */
+/* ---- the process ---------------------------------------------------------------------------- */
 
 static int by_int(const void *a, const void *b)
 {
@@ -267,8 +264,7 @@ int dfs_start(const struct dfs_dataset *v, size_t n, const char *dir, const stru
     return 0;
 }
 
-/* ---- its end ----------------------------------------------------------------------------------
- */
+/* ---- its end -------------------------------------------------------------------------------- */
 
 int dfs_fd(const struct dfs *d)
 {

@@ -115,8 +115,7 @@ void dfs_reader_done(struct dfs_reader *r)
     r->sealed = NULL;
 }
 
-/* ---- the cache --------------------------------------------------------------------------------
- */
+/* ---- the cache ------------------------------------------------------------------------------ */
 
 static uint8_t *slot_p(const struct dfs_cache *c, unsigned i)
 {
@@ -202,8 +201,7 @@ void dfs_release(struct dfs_cache *c, unsigned slot)
     pthread_mutex_unlock(&c->lock);
 }
 
-/* ---- ranges -----------------------------------------------------------------------------------
- */
+/* ---- ranges --------------------------------------------------------------------------------- */
 
 static int read_part(struct dfs_reader *r, size_t dataset, uint8_t *out, size_t n, uint64_t chunk,
                      size_t within, struct err *e)

@@ -45,8 +45,7 @@ struct worker {
 
 static _Thread_local struct worker *self;
 
-/* ---- inode numbers: dataset + 1 in the upper half, node in the lower; 1 is the root ------------
- */
+/* ---- inode numbers: dataset + 1 in the upper half, node in the lower; 1 is the root --------- */
 
 static fuse_ino_t ino_of(size_t dataset, uint32_t node)
 {
@@ -104,8 +103,7 @@ static int stat_of(const struct world *w, fuse_ino_t ino, struct stat *st)
     return 0;
 }
 
-/* ---- names ------------------------------------------------------------------------------------
- */
+/* ---- names ---------------------------------------------------------------------------------- */
 
 static void op_init(void *arg, struct fuse_conn_info *conn)
 {
@@ -265,8 +263,7 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
     fuse_reply_statfs(req, &v);
 }
 
-/* ---- contents ---------------------------------------------------------------------------------
- */
+/* ---- contents ------------------------------------------------------------------------------- */
 
 /* The runner hears of the first one. It is written before the reader gets its EIO, so that nobody
  * can end the run before. */
@@ -333,8 +330,7 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
     }
 }
 
-/* ---- the filler -------------------------------------------------------------------------------
- */
+/* ---- the filler ----------------------------------------------------------------------------- */
 
 /* The part of a chunk that is the file's, cut to whole pages (but at the file's end). */
 static void fill_one(struct worker *me, const struct fill *f)
@@ -385,8 +381,7 @@ static void *filler(void *arg)
     return NULL;
 }
 
-/* ---- the whole --------------------------------------------------------------------------------
- */
+/* ---- the whole ------------------------------------------------------------------------------ */
 
 static void *serve(void *arg)
 {

@@ -17,8 +17,7 @@ struct dfs_index {
     uint64_t seed; /* so that nobody can choose names that collide */
 };
 
-/* ---- storage ----------------------------------------------------------------------------------
- */
+/* ---- storage -------------------------------------------------------------------------------- */
 
 static int add_text(struct dfs_index *ix, const char *s, size_t n, uint32_t *ret, struct err *e)
 {
@@ -168,8 +167,7 @@ void dfs_index_free(struct dfs_index *ix)
     free(ix);
 }
 
-/* ---- building ---------------------------------------------------------------------------------
- */
+/* ---- building ------------------------------------------------------------------------------- */
 
 /* Goes to the directory of the last component, making what is missing. *ret_leaf is "" for the root
  * itself. */
@@ -314,8 +312,7 @@ struct dfs_index *dfs_index_file(uint64_t bytes)
     return ix;
 }
 
-/* ---- asking -----------------------------------------------------------------------------------
- */
+/* ---- asking --------------------------------------------------------------------------------- */
 
 uint32_t dfs_index_n(const struct dfs_index *ix)
 {

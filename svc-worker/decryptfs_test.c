@@ -34,8 +34,7 @@ static struct jkey *owner;
         }                                                                                          \
     } while (0)
 
-/* ---- sealed datasets in memory ----------------------------------------------------------------
- */
+/* ---- sealed datasets in memory -------------------------------------------------------------- */
 
 struct sealed {
     int fd;
@@ -115,8 +114,7 @@ static uint64_t pseudo(uint64_t *state)
     return *state >> 20;
 }
 
-/* ---- trees and tar streams --------------------------------------------------------------------
- */
+/* ---- trees and tar streams ------------------------------------------------------------------ */
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *f)
 {
@@ -401,12 +399,12 @@ static void refusals(void **state)
         {{{"f", 0, 'S', 0644, 0}}, ERR_UNSUPPORTED, "is of type 83"},
         {{{"./", 0, '0', 0644, 0}}, ERR_NONE, ""}, /* was a directory, once */
         {{{".", 0, '0', 0644, "x"}}, ERR_INVALID, "the root is a directory"},
-        {{{"x", 0, 'x', 0644, "30 GNU.sparse.major=1234567890\n"}}, ERR_UNSUPPORTED, "sparse"},
+        {{{"x", 0, 'x', 0644, "31 GNU.sparse.major=1234567890\n"}}, ERR_UNSUPPORTED, "sparse"},
         {{{"x", 0, 'x', 0644, "12 path=abcd"}}, ERR_INVALID, "extended header"},
         {{{"x", 0, 'x', 0644, "99 path=abc\n"}}, ERR_INVALID, "extended header"},
         {{{"x", 0, 'x', 0644, "0 path=abc\n"}}, ERR_INVALID, "extended header"},
         {{{"x", 0, 'x', 0644, "9 path=ab\n"}}, ERR_INVALID, "extended header"},
-        {{{"x", 0, 'x', 0644, "10 size=9x\n"}}, ERR_INVALID, "a size in an extended"},
+        {{{"x", 0, 'x', 0644, "11 size=9x\n"}}, ERR_INVALID, "a size in an extended"},
         {{{"x", 0, 'x', 0644, "23 size=99999999999999\n"}, {"f", 0, '0', 0644, "x"}},
          ERR_INVALID,
          "is cut off"},
@@ -453,8 +451,7 @@ static void refusals(void **state)
     assert_err(&e, ERR_INVALID, "bytes follow its end");
 }
 
-/* ---- the cache --------------------------------------------------------------------------------
- */
+/* ---- the cache ------------------------------------------------------------------------------ */
 
 static void reads_everywhere(void **state)
 {
@@ -566,8 +563,7 @@ static void changed_chunk(void **state)
     dfs_sealers_free(sealers, 1);
 }
 
-/* ---- with the kernel --------------------------------------------------------------------------
- */
+/* ---- with the kernel ------------------------------------------------------------------------ */
 
 struct mounted {
     char *dir;

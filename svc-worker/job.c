@@ -1,39 +1,26 @@
-/* One run, in the runner's process and its private mount namespace: datasets and image are
- * decrypted into a tmpfs that nobody else sees, the sandbox runs, the output is collected. All of
- * it vanishes with the process.
+/* One run, in the runner's process and its private mount namespace: datasets are mounted
+ * (decryptfs.h), the image is decrypted into a tmpfs that nobody else sees, the sandbox runs, the
+ * output is collected. All of it vanishes with the process.
  *
  * Refusals go out as the gate's decision, which is public. So no name and no byte of an encrypted
  * image or of a dataset may be in them: what the unpackers say is kept to its kind. */
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <sys/stat.h>
 #include <time.h>
 
-#include "svc-worker/oci.h"
+#include "svc-worker/job_int.h"
 #include "svc-worker/sandbox.h"
-#include "svc-worker/worker.h"
 
 #define IMAGE_MAX_BYTES (UINT64_C(4) << 30)
 #define IMAGE_MAX_FILES 400000u
-#define DATASET_MAX_FILES 400000u
 #define SLACK_BYTES (UINT64_C(64) << 20)
 #define SLOP_BYTES                                                                                 \
     (UINT64_C(1) << 20) /* of the output's tmpfs: so that too large is seen as that */
 
-struct job {
-    const struct worker_launch *l;
-    const struct spec *spec;
-    const struct worker_keys *keys;
-    struct job_input inputs[SPEC_MAX_DATASETS];
-    uint64_t input_bytes;
-    struct blobs *blobs;     /* owned */
-    struct oci_image *image; /* owned */
-    char *rootfs, *data, *outdir;
-};
-
 static void job_done(struct job *j)
 {
+    dfs_stop(j->dfs);
     for (size_t i = 0; i < SPEC_MAX_DATASETS; i++) {
         seal_reader_free(j->inputs[i].reader);
         closep(&j->inputs[i].fd);
@@ -43,114 +30,6 @@ static void job_done(struct job *j)
     free(j->rootfs);
     free(j->data);
     free(j->outdir);
-}
-
-/* ---- datasets -------------------------------------------------------------------------------- */
-
-static int refuse_dataset(size_t i, const char *what, const char *expected, struct err *e)
-{
-    char clause[48], why[256];
-
-    snprintf(why, sizeof(why), "%.255s", e->msg);
-    snprintf(clause, sizeof(clause), "dataset[%zu].%s", i, what);
-    return err_refuse(e, ERR_WORKLOAD, clause, expected, "%s", why);
-}
-
-static int open_dataset(struct job *j, size_t i, struct err *e)
-{
-    const char *id = j->spec->datasets[i].id;
-    struct job_input *in = &j->inputs[i];
-    uint64_t bytes;
-
-    if (blobs_dataset(j->blobs, id, &in->fd, &bytes, e)) {
-        return refuse_dataset(i, "file", "its sealed file in the store", e);
-    }
-    if (seal_reader_open_sized(in->fd, bytes, worker_keys_find(j->keys, id, 1), &in->reader, e)) {
-        return refuse_dataset(i, "end", "a whole sealed file of that key", e);
-    }
-    const char *found = seal_reader_header(in->reader)->id;
-    if (!streq(found, id)) {
-        char clause[48];
-        snprintf(clause, sizeof(clause), "dataset[%zu].id", i);
-        return err_refuse(e, ERR_WORKLOAD, clause, id, "%s", found);
-    }
-    j->input_bytes += seal_reader_size(in->reader);
-    return 0;
-}
-
-struct unsealing {
-    struct seal_reader *reader;
-    int fd;
-    int rc;
-    struct err err;
-};
-
-static void *unseal_thread(void *arg)
-{
-    struct unsealing *u = arg;
-
-    u->rc = unseal_fd(u->reader, u->fd, &u->err);
-    close(u->fd);
-    return NULL;
-}
-
-/* The reader's thread ends before anything else of this process starts. */
-static int untar_dataset(struct job *j, size_t i, const char *dir, struct err *e)
-{
-    struct unsealing u = {.reader = j->inputs[i].reader};
-    pthread_t t;
-    int fds[2], rc;
-
-    if (mkdir(dir, 0755) || pipe2(fds, O_CLOEXEC)) {
-        return err_errno(e, "dataset: prepare");
-    }
-    u.fd = fds[1];
-    if (pthread_create(&t, NULL, unseal_thread, &u)) {
-        close(fds[0]);
-        close(fds[1]);
-        return err_set(e, ERR_BUSY, "dataset: no thread");
-    }
-    rc = seal_untar(fds[0], dir, seal_reader_size(u.reader), DATASET_MAX_FILES, e);
-    close(fds[0]); /* a writer that is still at it gets EPIPE */
-    pthread_join(t, NULL);
-    if (u.rc && (!rc || u.err.code == ERR_BAD_SIGNATURE)) {
-        *e = u.err;
-        return refuse_dataset(i, "chunk", "the chunks that its owner sealed", e);
-    }
-    if (rc) {
-        enum err_code code = e->code;
-        char clause[48];
-        snprintf(clause, sizeof(clause), "dataset[%zu].tar", i);
-        return err_refuse(e, ERR_WORKLOAD, clause,
-                          "a tar stream of files, directories and links inside of it",
-                          "one that cannot be unpacked (%s)", err_code_name(code));
-    }
-    return 0;
-}
-
-static int write_dataset(struct job *j, size_t i, const char *path, struct err *e)
-{
-    _cleanup_close_ int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
-
-    if (fd < 0) {
-        return err_errno(e, "dataset: create");
-    }
-    if (unseal_fd(j->inputs[i].reader, fd, e)) {
-        return refuse_dataset(i, "chunk", "the chunks that its owner sealed", e);
-    }
-    return 0;
-}
-
-static int unpack_datasets(struct job *j, struct err *e)
-{
-    for (size_t i = 0; i < j->spec->n_datasets; i++) {
-        _cleanup_free_ char *to = xasprintf("%s/%zu", j->data, i);
-        int tar = streq(seal_reader_header(j->inputs[i].reader)->form, "tar");
-        if (tar ? untar_dataset(j, i, to, e) : write_dataset(j, i, to, e)) {
-            return -1;
-        }
-    }
-    return 0;
 }
 
 /* ---- image ----------------------------------------------------------------------------------- */
@@ -312,6 +191,7 @@ static int run_container(struct job *j, struct worker_outcome *o, struct err *e)
         .pids = (uint32_t)spec->pids,
         .cpu_millis = (uint32_t)spec->cpu_millis,
         .timeout_ms = time_left_ms(j->l),
+        .stop_fd = j->dfs ? dfs_fd(j->dfs) : 0,
     };
 
     for (size_t i = 0; i < spec->n_datasets; i++) {
@@ -323,6 +203,9 @@ static int run_container(struct job *j, struct worker_outcome *o, struct err *e)
                                            "time left until the deadline", "none");
     for (size_t i = 0; i < spec->n_datasets; i++) {
         free(sources[i]);
+    }
+    if (job_data_failed(j, e)) {
+        return -1;
     }
     if (rc) {
         return refuse_start(j, ic, e);
@@ -339,8 +222,8 @@ static int prepare(struct job *j, struct err *e)
     const char *work = j->l->pb->work_dir;
     struct sandbox_private p = {
         .work_dir = work,
-        .bytes = IMAGE_MAX_BYTES + j->input_bytes + j->input_bytes / 8 + SLACK_BYTES,
-        .inodes = IMAGE_MAX_FILES + (uint64_t)DATASET_MAX_FILES,
+        .bytes = IMAGE_MAX_BYTES + SLACK_BYTES,
+        .inodes = IMAGE_MAX_FILES,
         .allow_swap = streq(j->l->attester->name, "sample"),
     };
 
@@ -359,13 +242,14 @@ static int prepare(struct job *j, struct err *e)
 static int run_in_sandbox(struct job *j, struct area *out, struct worker_outcome *o, struct err *e)
 {
     phase_say("unpack");
-    if (prepare(j, e) || unpack_datasets(j, e) || unpack_image(j, e)) {
+    if (prepare(j, e) || job_data_show(j, e) || unpack_image(j, e)) {
         return -1;
     }
     phase_say("run");
     if (run_container(j, o, e)) {
         return -1;
     }
+    dfs_stop(TAKE_PTR(j->dfs));
     _cleanup_close_ int dir = open(j->outdir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (dir < 0) {
         return err_errno(e, "output directory");
@@ -397,10 +281,8 @@ static int run_all(struct job *j, struct area *out, struct worker_outcome *o, st
     if (blobs_open(j->l->pb, &j->blobs, e)) {
         return -1;
     }
-    for (size_t i = 0; i < j->spec->n_datasets; i++) {
-        if (open_dataset(j, i, e)) {
-            return -1;
-        }
+    if (job_data_open(j, e)) {
+        return -1;
     }
     if (j->l->pb->no_container ? run_without(j, out, o, e) : run_in_sandbox(j, out, o, e)) {
         return -1;

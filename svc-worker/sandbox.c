@@ -199,24 +199,26 @@ static int open_stream(const struct sandbox_config *c, const char *name, struct 
     return fd < 0 ? err_errno(e, "cannot open %s", path) : fd;
 }
 
-/* Waits for the keeper's end; kills it, and so everything in it, at the deadline or once the kernel
- * has killed one of the processes for want of memory (version 1 cgroups kill only that one). */
+/* Waits for the keeper's end; kills it, and so everything in it, at the deadline, when stop_fd says
+ * so, or once the kernel has killed one of the processes for want of memory (version 1 cgroups kill
+ * only that one). */
 static void watch(const struct sandbox_config *c, const struct box_cgroup *g, int pidfd,
                   struct sandbox_result *r)
 {
     uint64_t start = now_ms(), end = start + (uint64_t)c->timeout_ms;
-    struct pollfd p = {.fd = pidfd, .events = POLLIN};
+    struct pollfd p[] = {{.fd = pidfd, .events = POLLIN}, {.fd = c->stop_fd, .events = POLLIN}};
 
     for (;;) {
         uint64_t now = now_ms();
         int left = now >= end ? 0 : end - now > POLL_MS ? POLL_MS : (int)(end - now);
-        int n = poll(&p, 1, left);
-        if (n > 0) {
+        int n = poll(p, c->stop_fd > 0 ? 2 : 1, left);
+        if (n > 0 && p[0].revents) {
             break;
         }
         r->oom_killed = box_cgroup_oom_kills(g) > 0;
-        r->timed_out = !r->oom_killed && now_ms() >= end;
-        if (r->oom_killed || r->timed_out) {
+        r->stopped = !r->oom_killed && n > 0 && p[1].revents;
+        r->timed_out = !r->oom_killed && !r->stopped && now_ms() >= end;
+        if (r->oom_killed || r->timed_out || r->stopped) {
             syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
             break;
         }
@@ -268,7 +270,7 @@ static int finish(const struct box_cgroup *g, int pidfd, int report_fd, struct s
     r->oom_killed = r->oom_killed || box_cgroup_oom_kills(g) > 0;
     ssize_t n = read(report_fd, &rep, sizeof(rep));
     if (n != (ssize_t)sizeof(rep)) {
-        if (!r->timed_out && !r->oom_killed) {
+        if (!r->timed_out && !r->oom_killed && !r->stopped) {
             return err_set(e, ERR_IO, "the sandbox's keeper ended without a report (%d)",
                            info.si_status);
         }

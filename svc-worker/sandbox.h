@@ -102,6 +102,8 @@ struct sandbox_config {
     uint32_t pids;             /* processes and threads; > 0 */
     uint32_t cpu_millis;       /* thousandths of a CPU; >= 10 */
     int64_t timeout_ms;        /* wall clock; > 0 */
+    int stop_fd;               /* borrowed; when it is readable or hangs up, all of it is killed. 0:
+                                * none */
 };
 
 struct sandbox_result {
@@ -109,6 +111,7 @@ struct sandbox_result {
     int signal;    /* the signal, or 0 */
     int timed_out;
     int oom_killed;
+    int stopped;           /* by stop_fd */
     int limits_enforced;   /* memory, pids and cpu limits were all held by cgroups */
     char limits_note[256]; /* why not, or "" */
     uint64_t wall_ms;
