@@ -5,6 +5,7 @@
 #include "guest/fv.h"
 #include "guest/launch.h"
 #include "guest/pe.h"
+#include "guest/version.h"
 
 #define FIRMWARE_MAX_BYTES (16u << 20)
 
@@ -328,22 +329,28 @@ static int pcr0_json(struct bytes firmware, json_t **ret, struct err *e)
     return 0;
 }
 
-static int confidential(struct bytes firmware, struct bytes uki, const struct guest_image_name *n,
-                        const struct guest_measured *m, json_t *refvals, struct buf *notes,
-                        struct err *e)
+static int note(struct buf *notes, const char *what, const struct err *why, struct err *e)
+{
+    return notes && why->code ? buf_addf(notes, e, "no values for %s: %s\n", what, why->msg) : 0;
+}
+
+int guest_confidential(struct bytes firmware, struct bytes uki, json_t *refvals,
+                       struct buf *ret_notes, struct err *e)
 {
     struct guest_section sections[ARRAY_LEN(unified)];
+    char stub[VERSION_TEXT_BYTES], release[VERSION_TEXT_BYTES];
+    struct guest_measured m = {0};
     struct guest_launch l = {.firmware = firmware,
                              .uki = uki,
-                             .stub_version = n->stub_version,
-                             .linux_release = n->linux_release,
-                             .cmdline = m->cmdline,
+                             .stub_version = stub,
+                             .linux_release = release,
+                             .cmdline = m.cmdline,
                              .sections = sections,
                              .sections_n = ARRAY_LEN(sections)};
     struct err no_snp = {0}, no_tdx = {0};
     struct pe p, kernel;
 
-    if (pe_parse(uki, &p, e)) {
+    if (image(&(struct measuring){.m = &m}, uki, e) || pe_parse(uki, &p, e)) {
         return -1;
     }
     for (size_t i = 0; i < ARRAY_LEN(unified); i++) {
@@ -353,46 +360,62 @@ static int confidential(struct bytes firmware, struct bytes uki, const struct gu
         }
     }
     l.initrd = sections[3].content;
+    version_of_stub(&p, stub);
+    version_of_linux(sections[0].content, release);
     if (pe_parse(sections[0].content, &kernel, e) ||
         pe_authenticode(&p, EVP_sha384(), l.uki_authenticode, e) ||
         pe_authenticode(&kernel, EVP_sha384(), l.kernel_authenticode, e) ||
         guest_launch_refvals(&l, refvals, &no_snp, &no_tdx, e)) {
         return -1;
     }
-    if (notes && no_snp.code && buf_addf(notes, e, "no values for snp: %s\n", no_snp.msg)) {
+    return note(ret_notes, "snp", &no_snp, e) || note(ret_notes, "tdx", &no_tdx, e) ? -1 : 0;
+}
+
+static int add_vtpm(struct bytes firmware, const struct guest_measured *m, json_t *refvals,
+                    struct err *e)
+{
+    json_t *pcr0s, *vtpm;
+
+    if (pcr0_json(firmware, &pcr0s, e)) {
         return -1;
     }
-    return notes && no_tdx.code && buf_addf(notes, e, "no values for tdx: %s\n", no_tdx.msg) ? -1
-                                                                                             : 0;
+    vtpm = json_pack("{s:{s:s,s:o,s:o},s:o,s:o}", "firmware", "name", fv_build_name(firmware),
+                     "sha256", hex(m->firmware_sha256), "pcr0", pcr0s, "pcrs", pcrs_json(m),
+                     "events", events_json(m));
+    return json_object_set_new(refvals, "vtpm", vtpm)
+               ? err_set(e, ERR_INTERNAL, "cannot compose reference values")
+               : 0;
 }
 
 int guest_refvals(struct bytes firmware, struct bytes uki, const struct guest_image_name *n,
                   json_t **ret, struct buf *ret_notes, struct err *e)
 {
-    _cleanup_json_ json_t *pcr0s = NULL, *o = NULL;
-    struct guest_measured m;
-    const char *build = fv_build_name(firmware);
+    _cleanup_json_ json_t *o = NULL;
+    struct guest_measured m = {0};
+    struct err no_vtpm = {0};
+    int listed = fv_build_name(firmware) != NULL;
 
-    if (guest_measure(firmware, uki, VM_MEMORY_MIN_MIB, 1, &m, e)) {
+    if (listed ? guest_measure(firmware, uki, VM_MEMORY_MIN_MIB, 1, &m, e)
+               : image(&(struct measuring){.m = &m}, uki, e)) {
         return -1;
     }
-    if (!build) {
-        return err_refuse(e, ERR_UNSUPPORTED, "firmware", "ovmf 2022.11-6+deb12u2 OVMF.fd",
-                          "another build, whose PCR 0 cannot be computed");
-    }
-    if (pcr0_json(firmware, &pcr0s, e)) {
-        return -1;
-    }
-    o = json_pack("{s:i,s:{s:s,s:s,s:o,s:o,s:o,s:s},s:{s:{s:s,s:o,s:O},s:o,s:o}}", "v", 1, "image",
-                  "name", n->name, "version", n->version, "uki_sha256", hex(m.uki_sha256),
-                  "kernel_sha256", hex(m.kernel_sha256), "initrd_sha256", hex(m.initrd_sha256),
-                  "cmdline", m.cmdline, "vtpm", "firmware", "name", build, "sha256",
-                  hex(m.firmware_sha256), "pcr0", pcr0s, "pcrs", pcrs_json(&m), "events",
-                  events_json(&m));
+    o = json_pack("{s:i,s:{s:s,s:s,s:o,s:o,s:o,s:s}}", "v", 1, "image", "name", n->name, "version",
+                  n->version, "uki_sha256", hex(m.uki_sha256), "kernel_sha256",
+                  hex(m.kernel_sha256), "initrd_sha256", hex(m.initrd_sha256), "cmdline",
+                  m.cmdline);
     if (!o) {
         return err_set(e, ERR_INTERNAL, "cannot compose reference values");
     }
-    if (confidential(firmware, uki, n, &m, o, ret_notes, e)) {
+    if (!listed) {
+        err_refuse(&no_vtpm, ERR_UNSUPPORTED, "firmware", "ovmf 2022.11-6+deb12u2 OVMF.fd",
+                   "another build, whose PCR 0 cannot be computed");
+    }
+    if ((listed && add_vtpm(firmware, &m, o, e)) || note(ret_notes, "vtpm", &no_vtpm, e) ||
+        guest_confidential(firmware, uki, o, ret_notes, e)) {
+        return -1;
+    }
+    if (!json_object_get(o, "vtpm") && !json_object_get(o, "snp") && !json_object_get(o, "tdx")) {
+        *e = no_vtpm;
         return -1;
     }
     *ret = TAKE_PTR(o);

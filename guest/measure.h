@@ -32,13 +32,16 @@ struct guest_measured {
 int guest_measure(struct bytes firmware, struct bytes uki, uint32_t memory_mib, unsigned vcpus,
                   struct guest_measured *ret, struct err *e);
 
+/* Sets the members "snp" and "tdx" of reference values (guest/launch.h). What is left out, and why,
+ * is added to ret_notes (lines; may be NULL). ERR_INVALID, ERR_UNSUPPORTED (no UKI). */
+int guest_confidential(struct bytes firmware, struct bytes uki, json_t *refvals,
+                       struct buf *ret_notes, struct err *e);
+
 struct guest_image_name {
     const char *name, *version;
-    const char *stub_version;  /* "252.39-1~deb12u1" */
-    const char *linux_release; /* "6.1.0-56-cloud-amd64" */
 };
-/* The payload of signed reference values. What is left out, and why, is said in ret_notes (lines;
- * may be NULL). */
+/* The payload of signed reference values: of every tier that the firmware allows. Notes as above.
+ * ERR_UNSUPPORTED when it allows none. */
 int guest_refvals(struct bytes firmware, struct bytes uki, const struct guest_image_name *n,
                   json_t **ret, struct buf *ret_notes, struct err *e);
 
