@@ -146,6 +146,15 @@ const struct verb cli_verbs[] = {
      "coffer result jrxf\ncoffer result @last --out results"},
     {"hosts", verb_hosts, "list hosts and what they can do", "", 0, 0, BUS, NULL, NULL,
      "coffer hosts"},
+    {"host enrol", verb_host_enrol, "believe the virtual TPMs of a host", "", 0, 0, VERB_JSON,
+     opts_host_enrol,
+     "Writes the file that the verifier's setting tpm-hosts names. What a virtual TPM says is its "
+     "host's word: it shows which image an honest host booted, and nothing against the host. "
+     "Enrolling a host again replaces what the file says of it.",
+     "coffer host enrol --host h1 --root issuercert.pem --out hosts.json\n"
+     "coffer host enrol --host h1 --root issuercert.pem --ek ek-rsa2048.crt --out hosts.json"},
+    {"host ls", verb_host_ls, "list the hosts whose virtual TPMs are believed", "", 0, 0, VERB_JSON,
+     opts_host_ls, NULL, "coffer host ls --hosts hosts.json"},
 
     {"gate ls", verb_gate_ls, "list held results", "", 0, 0, BUS, NULL, NULL, "coffer gate ls"},
     {"gate show", verb_gate_show, "show a result's score and reasons", "JOB", 1, 1, BUS | VERB_JOB,

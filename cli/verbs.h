@@ -66,6 +66,11 @@ int verb_gate_approve(struct cli *c, int argc, char **argv);
 int verb_gate_reject(struct cli *c, int argc, char **argv);
 extern const struct cli_opt opts_run[], opts_ps[], opts_events[], opts_result[], opts_review[];
 
+/* host.c */
+int verb_host_enrol(struct cli *c, int argc, char **argv);
+int verb_host_ls(struct cli *c, int argc, char **argv);
+extern const struct cli_opt opts_host_enrol[], opts_host_ls[];
+
 /* help.c, completion.c, man.c */
 int verb_version(struct cli *c, int argc, char **argv);
 int verb_help(struct cli *c, int argc, char **argv);

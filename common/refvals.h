@@ -15,6 +15,8 @@
 #define REFVALS_MAX_SNP 256
 #define REFVALS_PCRS 24
 #define REFVALS_TEXT_MAX 128
+/* The event of PCR 4 that is the hash of all the others' content. */
+#define REFVALS_WHOLE_IMAGE "unified kernel image"
 
 /* PCR 0 depends on the VM's size: "<memory class in MiB>/<virtual processors>". */
 struct refvals_pcr0 {

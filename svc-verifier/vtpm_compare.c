@@ -50,14 +50,18 @@ static int measured(const struct eventlog *log, const struct refvals_event *ref)
     return 0;
 }
 
-/* The image as a whole is measured too, first into PCR 4, and its sections into PCR 11: a changed
- * part changes those as well, and the part is what has to be named. */
+/* The image as a whole is measured too, and its sections into PCR 11: a changed part changes those
+ * as well, and the part is what has to be named. */
+#define RANK_WHOLE 60
 #define RANK_UNNAMED 100
-static unsigned rank_of(uint32_t pcr, int first)
+static unsigned rank_of(uint32_t pcr, const char *what)
 {
+    if (streq(what, REFVALS_WHOLE_IMAGE)) {
+        return RANK_WHOLE;
+    }
     switch (pcr) {
     case 4:
-        return first ? 60 : 20;
+        return 20;
     case 9:
         return 30;
     case 11:
@@ -94,7 +98,6 @@ static void look_into(uint32_t pcr, const struct eventlog *log, const struct ref
                       struct change *best)
 {
     size_t n = 0, k = 0;
-    int first = 1;
 
     for (size_t i = 0; i < ref->n_events; i++) {
         n += ref->events[i].pcr == pcr && !measured(log, &ref->events[i]);
@@ -104,8 +107,7 @@ static void look_into(uint32_t pcr, const struct eventlog *log, const struct ref
         if (ev->pcr != pcr) {
             continue;
         }
-        unsigned rank = rank_of(pcr, first);
-        first = 0;
+        unsigned rank = rank_of(pcr, ev->what);
         if (measured(log, ev)) {
             continue;
         }
