@@ -328,11 +328,3 @@ int seal_untar(int in_fd, const char *dir, uint64_t max_bytes, uint64_t max_file
     }
     return drain(in_fd, e);
 }
-
-/* libarchive is linked statically, and any of its writers asks for all of them. Of these, XAR alone
- * would bring an XML parser and ICU; nothing here writes XAR. */
-int archive_write_set_format_xar(struct archive *a)
-{
-    archive_set_error(a, ENOSYS, "XAR is not supported");
-    return ARCHIVE_FATAL;
-}
