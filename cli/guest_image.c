@@ -11,6 +11,7 @@
 #include "guest/initramfs.h"
 #include "guest/measure.h"
 #include "guest/pe.h"
+#include "guest/version.h"
 
 #define KERNEL_MAX_BYTES (64u << 20)
 #define IMAGE_MAX_BYTES (512u << 20)
@@ -43,7 +44,6 @@ struct build {
     char *own_worker, *own_list;
     struct initramfs *fs;
     struct buf kernel_bytes, stub_bytes, firmware_bytes, initrd, uki;
-    char stub_version[64];
 };
 
 static void build_done(struct build *b)
@@ -125,29 +125,18 @@ static int fill(struct build *b, struct err *e)
                : 0;
 }
 
-/* ".sdmagic": "#### LoaderInfo: systemd-stub 252.39-1~deb12u1 ####". */
-static int find_stub_version(struct build *b, struct err *e)
+static int check_stub(const struct build *b, struct err *e)
 {
-    static const char before[] = "systemd-stub ";
-    const struct pe_section *s;
+    char version[VERSION_TEXT_BYTES];
     struct pe p;
 
     if (pe_parse(buf_bytes(&b->stub_bytes), &p, e)) {
         return err_wrap(e, "--stub");
     }
-    s = pe_find(&p, ".sdmagic");
-    struct bytes text = s ? pe_content(&p, s) : BYTES("", 0);
-    const uint8_t *at = text.n ? memmem(text.p, text.n, before, strlen(before)) : NULL;
-    for (size_t i = 0; at && i + 1 < sizeof(b->stub_version); i++) {
-        const uint8_t *c = at + strlen(before) + i;
-        if (c >= text.p + text.n || *c <= ' ' || *c > '~') {
-            break;
-        }
-        b->stub_version[i] = (char)*c;
-    }
-    return b->stub_version[0] ? 0
-                              : err_refuse(e, ERR_UNSUPPORTED, "--stub", "systemd's EFI stub",
-                                           "a file that does not say so");
+    version_of_stub(&p, version);
+    return version[0] ? 0
+                      : err_refuse(e, ERR_UNSUPPORTED, "--stub", "systemd's EFI stub",
+                                   "a file that does not say so");
 }
 
 static int compose(struct build *b, struct err *e)
@@ -173,11 +162,8 @@ static int put(const struct build *b, const char *name, struct bytes content, st
 
 static int write_refvals(struct cli *c, const struct build *b, struct buf *notes, struct err *e)
 {
-    const char *key_path = cli_opt(c, "release-key"), *release = strrchr(b->modules, '/');
-    struct guest_image_name n = {.name = "coffer-guest",
-                                 .version = COFFER_VERSION,
-                                 .stub_version = b->stub_version,
-                                 .linux_release = release ? release + 1 : b->modules};
+    const char *key_path = cli_opt(c, "release-key");
+    struct guest_image_name n = {.name = "coffer-guest", .version = COFFER_VERSION};
     _cleanup_jkey_ struct jkey *key = NULL;
     _cleanup_json_ json_t *j = NULL;
     _cleanup_free_ char *text = NULL, *jws = NULL, *line = NULL;
@@ -231,8 +217,8 @@ static int build(struct cli *c, struct build *b, struct buf *notes, struct err *
 {
     if (file_read(b->kernel, KERNEL_MAX_BYTES, 0, &b->kernel_bytes, e) ||
         file_read(b->stub, KERNEL_MAX_BYTES, 0, &b->stub_bytes, e) ||
-        file_read(b->firmware, FIRMWARE_MAX_BYTES, 0, &b->firmware_bytes, e) ||
-        find_stub_version(b, e) || compose(b, e) || write_refvals(c, b, notes, e)) {
+        file_read(b->firmware, FIRMWARE_MAX_BYTES, 0, &b->firmware_bytes, e) || check_stub(b, e) ||
+        compose(b, e) || write_refvals(c, b, notes, e)) {
         return -1;
     }
     /* Last: an image that is there is whole. */
@@ -296,10 +282,32 @@ static int read_image(struct cli *c, const char *arg, struct buf *uki, struct bu
                      firmware, e);
 }
 
+/* What SEV-SNP and TDX guests of it measure to, and why there is nothing to say of one of them. */
+static void say_confidential(struct cli *c, const json_t *values, const struct buf *notes)
+{
+    const json_t *tdx = json_object_get(values, "tdx");
+    size_t i;
+    json_t *o;
+
+    json_array_foreach(json_object_get(values, "snp"), i, o)
+    {
+        cli_say(c, "snp launch digest, %s, %d vCPU: %s",
+                json_string_value(json_object_get(o, "cpu")),
+                (int)json_integer_value(json_object_get(o, "vcpus")),
+                json_string_value(json_object_get(o, "digest")));
+    }
+    for (const char *const *name = (const char *const[]){"mrtd", "rtmr1", "rtmr2", NULL};
+         tdx && *name; name++) {
+        cli_say(c, "tdx %-5s  %s", *name, json_string_value(json_object_get(tdx, *name)));
+    }
+    fprintf(c->err, "%.*s", (int)notes->n, notes->n ? (const char *)notes->p : "");
+}
+
 int verb_image_measure(struct cli *c, int argc, char **argv)
 {
     _cleanup_buf_ struct buf uki = BUF_INIT(IMAGE_MAX_BYTES), fw = BUF_INIT(FIRMWARE_MAX_BYTES);
-    _cleanup_json_ json_t *pcrs = json_object();
+    _cleanup_json_ json_t *pcrs = json_object(), *values = json_object();
+    _cleanup_buf_ struct buf notes = BUF_INIT(4096);
     struct guest_measured m;
     struct err e = {0};
     int64_t memory, vcpus;
@@ -311,7 +319,8 @@ int verb_image_measure(struct cli *c, int argc, char **argv)
         return cli_fail_as(c, CLI_USAGE, &e);
     }
     if (read_image(c, argv[0], &uki, &fw, &e) ||
-        guest_measure(buf_bytes(&fw), buf_bytes(&uki), (uint32_t)memory, (unsigned)vcpus, &m, &e)) {
+        guest_measure(buf_bytes(&fw), buf_bytes(&uki), (uint32_t)memory, (unsigned)vcpus, &m, &e) ||
+        guest_confidential(buf_bytes(&fw), buf_bytes(&uki), values, &notes, &e)) {
         return cli_fail(c, &e);
     }
     for (unsigned i = 0; i < GUEST_PCRS; i++) {
@@ -330,8 +339,13 @@ int verb_image_measure(struct cli *c, int argc, char **argv)
         _cleanup_free_ char *hex = hex_encode(m.events[i].digest, 32);
         cli_say(c, "event in pcr %-2u  %s  %s", m.events[i].pcr, hex, m.events[i].what);
     }
-    return c->json ? cli_json(c, json_pack("{s:O,s:s}", "pcrs", pcrs, "cmdline", m.cmdline))
-                   : CLI_OK;
+    if (!c->json) {
+        say_confidential(c, values, &notes);
+        return CLI_OK;
+    }
+    json_object_set(values, "pcrs", pcrs);
+    json_object_set_new(values, "cmdline", json_string(m.cmdline));
+    return cli_json(c, TAKE_PTR(values));
 }
 
 /* ---- inspect --------------------------------------------------------------------------------- */
