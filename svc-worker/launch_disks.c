@@ -84,8 +84,9 @@ int launch_check_disks(const Coffer__V1__LaunchConfig *c, struct err *e)
         if (check_serial(i, d->serial, e) || check_name(i, d, e)) {
             return -1;
         }
-        if (!d->bytes || d->bytes > DISK_MAX_BYTES) {
-            return err_refuse(e, ERR_INVALID, member(i, "bytes", clause), "1 to 2^46", "%llu",
+        /* 0 is a file that was cut off: who reads it says so better. */
+        if (d->bytes > DISK_MAX_BYTES) {
+            return err_refuse(e, ERR_INVALID, member(i, "bytes", clause), "at most 2^46", "%llu",
                               (unsigned long long)d->bytes);
         }
         if (check_unique(c, i, e)) {
