@@ -285,8 +285,8 @@ static void say_host(struct cli *c, const Coffer__V1__HostStatus *h)
             bytes_text(h->report->memory_bytes, size));
     for (size_t i = 0; i < h->report->n_backends; i++) {
         const Coffer__V1__BackendReport *b = h->report->backends[i];
-        cli_say(c, "  %-10s evidence %-8s %s%s", b->name, b->tee[0] ? b->tee : "-",
-                b->available ? "available" : "not available: ", b->available ? "" : b->why);
+        cli_say(c, "  %-10s evidence %-8s %s%s%s", b->name, b->tee[0] ? b->tee : "-",
+                b->available ? "available" : "not available", b->why[0] ? ": " : "", b->why);
     }
 }
 

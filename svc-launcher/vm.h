@@ -2,6 +2,7 @@
  *
  *   vm.c          the backends: what the launcher does, which is to start a keeper
  *   vm_probe.c    what of it works on this host
+ *   vm_kvm.c      whether /dev/kvm is one of these things
  *   vm_params.c   what the keeper's child, `svc-launcher cvm-vm`, is told
  *   vm_run.c      that child: prepares everything, then turns one loop until the VM is over
  *   vm_disks.c    the job's files as disks, and the VM's size
@@ -56,6 +57,9 @@ void vm_params_done(struct vm_params *p);
 
 /* As backend.probe; `ret_kvm` (may be NULL): whether VMs are to use /dev/kvm. */
 int vm_probe(enum vm_kind kind, const struct backend_env *env, int *ret_kvm, struct err *why);
+/* Runs a guest of a few instructions, once; the answer is kept. 0, or -1: ERR_UNSUPPORTED, ERR_IO.
+ */
+int vm_kvm_works(struct err *why);
 /* "QEMU emulator version 7.2.22 (...)" to 702. 0 when there is no version. */
 int vm_qemu_version(const char *text);
 /* Where AMD's CPUs keep the C-bit, and how many bits of addresses that takes: CPUID 8000001f EBX.

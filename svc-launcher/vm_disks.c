@@ -276,6 +276,7 @@ static int add_image(struct finder *f, const char *image, struct err *e)
 static int add_pack(struct finder *f, struct err *e)
 {
     static const uint8_t end[2 * TAR_BLOCK];
+    char path[64];
 
     struct vm_disk *x = add_disk(f->d, "pack", "", e);
     if (!x || buf_add(&f->pack, end, sizeof(end), e) < 0) {
@@ -290,7 +291,12 @@ static int add_pack(struct finder *f, struct err *e)
         fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0) {
         return err_errno(e, "the image's documents");
     }
-    x->fd = TAKE_FD(fd);
+    /* QEMU takes a descriptor only with exactly the rights that it wants. */
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    x->fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (x->fd < 0) {
+        return err_errno(e, "the image's documents");
+    }
     x->bytes = f->pack.n;
     f->d->n++;
     return 0;

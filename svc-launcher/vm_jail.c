@@ -278,6 +278,7 @@ static void enter(const struct vm_jail *j, char *const *argv, uid_t uid, gid_t g
     struct stat device = {0};
     sigset_t none;
 
+    umask(022); /* of the new root, which somebody else must be able to use */
     if (uid != 0 && map_user(j, uid, gid, e) < 0) {
         return;
     }

@@ -1,9 +1,7 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kvm.h>
 #include <signal.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -16,23 +14,6 @@
 #define QEMU_MIN 702
 #define QEMU_SNP 901
 #define QEMU_TDX 1001
-
-/* ---- KVM ------------------------------------------------------------------------------------- */
-
-/* That the device is there says little: nested or confined hosts refuse the VM itself. */
-static int probe_kvm(struct err *why)
-{
-    _cleanup_close_ int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-
-    if (fd < 0) {
-        return err_errno(why, "/dev/kvm");
-    }
-    _cleanup_close_ int vm = ioctl(fd, KVM_CREATE_VM, 0ul);
-    if (vm < 0) {
-        return err_errno(why, "/dev/kvm makes no VM");
-    }
-    return 0;
-}
 
 /* ---- QEMU ------------------------------------------------------------------------------------ */
 
@@ -230,7 +211,7 @@ static int probe_accel(enum vm_kind kind, const char *accel, int *ret_kvm, struc
     if (!streq(accel, "auto") && !streq(accel, "kvm") && !streq(accel, "tcg")) {
         return err_refuse(why, ERR_INVALID, "vm-accel", "auto, kvm or tcg", "\"%.20s\"", accel);
     }
-    int kvm = (kind != VM_VTPM || !streq(accel, "tcg")) && probe_kvm(&no) == 0;
+    int kvm = (kind != VM_VTPM || !streq(accel, "tcg")) && vm_kvm_works(&no) == 0;
     if (!kvm && (kind != VM_VTPM || streq(accel, "kvm"))) {
         return err_set(why, ERR_UNSUPPORTED, "%s", no.msg);
     }

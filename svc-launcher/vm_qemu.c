@@ -87,7 +87,7 @@ static void add_machine(const struct vm_qemu *q, struct vm_argv *a)
     add(a, "-cpu",
         q->kind == VM_SNP ? "EPYC-v4"
         : q->kvm          ? "host"
-                          : "qemu64,+rdrand,+aes,+pclmulqdq,+ssse3");
+                          : "qemu64,+rdrand,+aes,+pclmulqdq,+ssse3,+sse4.1,+sse4.2,+popcnt");
     vm_argv_add(a, "-smp");
     vm_argv_add(a, "%u", q->vcpus);
     add_memory(q, a);
