@@ -20,8 +20,8 @@ static const char *device = "/dev/tpmrm0";
 static const char *event_log = "/sys/kernel/security/tpm0/binary_bios_measurements";
 static int step_ms = ATTEST_STEP_MS;
 
-/* tpm2-tss writes of its own errors to standard error, in a form of its own; ours say it all. Before
- * there are threads, since it is the environment that tells it. */
+/* tpm2-tss writes of its own errors to standard error, in a form of its own; ours say it all.
+ * Before there are threads, since it is the environment that tells it. */
 __attribute__((constructor)) static void quieten(void)
 {
     setenv("TSS2_LOG", "all+NONE", 0);
@@ -224,8 +224,8 @@ void vtpm_end(void *state)
 
 /* ---- credential ---- */
 
-static int read_credential(struct bytes in, TPM2B_ID_OBJECT *ret_id,
-                           TPM2B_ENCRYPTED_SECRET *ret_secret, struct err *e)
+int vtpm_read_credential(struct bytes in, TPM2B_ID_OBJECT *ret_id,
+                         TPM2B_ENCRYPTED_SECRET *ret_secret, struct err *e)
 {
     size_t at = 0;
 
@@ -273,7 +273,7 @@ static int activate(struct vtpm *t, struct bytes credential, char **ret, struct 
     TPM2B_DIGEST *secret = NULL;
     ESYS_TR session = ESYS_TR_NONE;
 
-    if (read_credential(credential, &id, &sealed, e)) {
+    if (vtpm_read_credential(credential, &id, &sealed, e)) {
         return -1;
     }
     TSS2_RC rc = authorise(t, &session);
