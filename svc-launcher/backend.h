@@ -18,6 +18,7 @@ struct vm_options {
     const char *accel;        /* "auto", "kvm", "tcg" */
     const char *cpus;         /* of the host, "0-3,8", that VMs run on; "": any */
     const char *quote_socket; /* of Intel's quoting service; "": none */
+    int64_t hang_ms;          /* without a sign of life for so long a VM is ended */
     int64_t overhead_bytes;   /* what a VM needs besides what its job asks for */
     int64_t numa_node;        /* -1: any */
     int hugepages, lock_memory;

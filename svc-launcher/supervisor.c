@@ -615,6 +615,7 @@ static void set_vm_options(struct supervisor *sup, const struct config *c)
                                       .cpus = config_str(c, "vm-cpus"),
                                       .quote_socket = config_str(c, "vm-quote-socket"),
                                       .overhead_bytes = config_int(c, "vm-overhead-bytes"),
+                                      .hang_ms = config_int(c, "vm-hang-ms"),
                                       .numa_node = config_int(c, "vm-numa-node"),
                                       .hugepages = config_bool(c, "vm-hugepages"),
                                       .lock_memory = config_bool(c, "vm-lock-memory")};

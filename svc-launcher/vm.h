@@ -187,6 +187,7 @@ struct vm_text {
     char line[VM_TEXT_LINE + 1],
         last[VM_TEXT_LINE + 1]; /* last: the last line that was not blank */
     size_t n;
+    int escape; /* in one of a terminal's sequences, which are left out */
     void (*out)(const char *prefix, const char *line);
 };
 void vm_text_feed(struct vm_text *t, struct bytes in);

@@ -71,11 +71,33 @@ void vm_text_end(struct vm_text *t)
     t->n = 0;
 }
 
+/* ESC, "[", parameters, and a letter; or ESC and one byte. */
+static int in_escape(struct vm_text *t, uint8_t c)
+{
+    if (c == 0x1b) {
+        t->escape = 1;
+        return 1;
+    }
+    if (t->escape == 1) {
+        t->escape = c == '[' ? 2 : 0;
+        return 1;
+    }
+    if (t->escape == 2) {
+        t->escape = c >= 0x40 && c < 0x7f ? 0 : 2;
+        return c != '\n';
+    }
+    return 0;
+}
+
 void vm_text_feed(struct vm_text *t, struct bytes in)
 {
     for (size_t i = 0; i < in.n; i++) {
         uint8_t c = in.p[i];
+        if (in_escape(t, c)) {
+            continue;
+        }
         if (c == '\n') {
+            t->escape = 0;
             vm_text_end(t);
         } else if (c != '\r' && t->n < VM_TEXT_LINE && (t->n || c != ' ')) {
             t->line[t->n++] = c >= 0x20 && c < 0x7f ? (char)c : '?';

@@ -472,7 +472,8 @@ static void on_time(struct vm *vm, int64_t now_ms)
         }
         kill_qemu(vm);
     }
-    if (vm->end == END_NONE && vm->guest.exit_code < 0 && now_ms >= vm->alive_ms + VM_HANG_MS) {
+    if (vm->end == END_NONE && vm->guest.exit_code < 0 &&
+        now_ms >= vm->alive_ms + vm->p.opt.hang_ms) {
         end(vm, END_HANG, now_ms);
     }
 }
@@ -605,7 +606,7 @@ static void tell_bridge(struct vm *vm)
 
 static int64_t due_ms(const struct vm *vm)
 {
-    int64_t at = vm->alive_ms + VM_HANG_MS, bridge = bridge_due_ms(&vm->bridge);
+    int64_t at = vm->alive_ms + vm->p.opt.hang_ms, bridge = bridge_due_ms(&vm->bridge);
 
     at = vm->kill_ms < at ? vm->kill_ms : at;
     return bridge < at ? bridge : at;
@@ -668,8 +669,8 @@ static void explain(const struct vm *vm, char *out, size_t size)
     char how[64];
 
     if (vm->end == END_HANG) {
-        snprintf(out, size, "the VM hangs: no sign of life for %d s; its last words: %.200s",
-                 VM_HANG_MS / 1000, vm->console.last);
+        snprintf(out, size, "the VM hangs: no sign of life for %lld ms; its last words: %.200s",
+                 (long long)vm->p.opt.hang_ms, vm->console.last);
     } else if (vm->end == END_TPM) {
         snprintf(out, size, "swtpm ended with %s: %.200s", ending(vm->tpm_status, how),
                  vm->tpm_out.last);
