@@ -28,7 +28,8 @@ struct world {
     struct dfs_server *s;
     struct fuse_session *session;
     struct dfs_cache *cache;
-    atomic_int failed; /* the report is written */
+    atomic_int failed;       /* the report is written */
+    int no_open, no_opendir; /* the kernel can do without these calls */
     pthread_mutex_t lock;
     pthread_cond_t wake;
     struct fill queue[QUEUE_MAX];
@@ -107,8 +108,10 @@ static int stat_of(const struct world *w, fuse_ino_t ino, struct stat *st)
 
 static void op_init(void *arg, struct fuse_conn_info *conn)
 {
-    const struct world *w = arg;
+    struct world *w = arg;
 
+    w->no_open = !!(conn->capable & FUSE_CAP_NO_OPEN_SUPPORT);
+    w->no_opendir = !!(conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT);
     conn->max_read = w->s->options.read_max_bytes;
     conn->max_write = w->s->options.read_max_bytes; /* bounds the pages of any request */
     conn->max_readahead = w->s->options.read_ahead_kib << 10;
@@ -169,6 +172,30 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
         return;
     }
     fuse_reply_attr(req, &st, FOREVER_S);
+}
+
+/* ENOSYS means to the kernel: do not ask again, all may be opened, and the page cache is kept. */
+static void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)ino;
+    if (!self->w->no_open) {
+        fi->keep_cache = 1;
+        fuse_reply_open(req, fi);
+        return;
+    }
+    fuse_reply_err(req, ENOSYS);
+}
+
+static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)ino;
+    if (!self->w->no_opendir) {
+        fi->keep_cache = 1;
+        fi->cache_readdir = 1;
+        fuse_reply_open(req, fi);
+        return;
+    }
+    fuse_reply_err(req, ENOSYS);
 }
 
 static void op_readlink(fuse_req_t req, fuse_ino_t ino)
@@ -409,6 +436,8 @@ static int session_new(struct world *w)
         .lookup = op_lookup,
         .getattr = op_getattr,
         .readlink = op_readlink,
+        .open = op_open,
+        .opendir = op_opendir,
         .read = op_read,
         .readdir = op_readdir,
         .statfs = op_statfs,

@@ -243,10 +243,10 @@ static int add_link(struct dfs_index *ix, const struct dfs_tar_entry *t, uint32_
 
 static int place(struct dfs_index *ix, const struct dfs_tar_entry *t, struct err *e)
 {
-    const char *leaf;
-    uint32_t dir, i;
-    unsigned depth;
-    size_t n;
+    const char *leaf = "";
+    uint32_t dir = 0, i;
+    unsigned depth = 0;
+    size_t n = 0;
 
     if (strlen(t->name) > UNTAR_NAME_MAX_BYTES) {
         return err_set(e, ERR_TOO_LARGE, "its name is over %u bytes", UNTAR_NAME_MAX_BYTES);
