@@ -24,8 +24,8 @@ const struct cli_opt opts_dev[] = {
     {.name = "backend",
      .arg = "NAME",
      .value = VALUE_TEXT,
-     .help = "how CVMs are made: vtpm (measured VMs with a virtual TPM) or process (default: "
-             "sandboxed processes of this host, sample evidence)"},
+     .help = "how CVMs are made: vtpm (default: measured VMs with a virtual TPM) or process "
+             "(sandboxed processes of this host, with sample evidence: quick, and no protection)"},
     {.name = "log-level",
      .arg = "LEVEL",
      .value = VALUE_TEXT,
@@ -48,8 +48,13 @@ const char help_dev[] =
     "directory goes on where the first one stopped. Ctrl-C stops everything in order; a second one "
     "kills it. A service that dies is started again.\n"
     "\n"
-    "Evidence of the process backend promises nothing: it is for development. reviewer.jwk in the "
-    "directory is the key that approves held results.";
+    "With the vtpm backend each job runs in a QEMU VM of its own whose boot is measured; its host "
+    "owns "
+    "the TPM, so grants and jobs must allow it by name (vtpm, status warning). Evidence of the "
+    "process "
+    "backend promises nothing (sample). reviewer.jwk in the directory is the key that approves "
+    "held "
+    "results.";
 
 /* ---- stopping
  * ------------------------------------------------------------------------------------ */
@@ -328,7 +333,7 @@ static int parse_options(struct cli *c, struct dev *d, struct strings *settings,
                        "\"%s\"",
                        level);
     }
-    d->backend = backend ? backend : "process";
+    d->backend = backend ? backend : "vtpm";
     if (!streq(d->backend, "process") && !streq(d->backend, "vtpm")) {
         return err_set(e, ERR_INVALID, "--backend: expected vtpm or process, found \"%s\"",
                        backend);

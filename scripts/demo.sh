@@ -57,7 +57,7 @@ fi
 export COFFER_DATA="$work/data" XDG_CONFIG_HOME="$work/config"
 owner="$work/hospital.jwk" consumer="$work/lab.jwk"
 
-say "A private stack: nats-server (TLS, one key and permission set per service) and the six services"
+say "A private stack: nats-server (TLS, one key and permission set per service), six services, measured VMs"
 mkfifo "$work/ready"
 coffer dev --ready-fd 9 9>"$work/ready" >"$work/stack.log" 2>&1 &
 stack=$!
@@ -96,7 +96,7 @@ show coffer store add "$work/admissions.coffer" "$work/stats:latest"
 
 say "The hospital grants: this lab, this image, this evidence, this gate, for a day"
 show coffer dataset grant "$work/admissions.coffer" --key "$owner" --consumer "$consumer.pub" \
-    --image "$image" --tee-types sample --hold-at 20 --reject-at 101 --max-verbatim 5 \
+    --image "$image" --tee-types vtpm --tee-status warning --hold-at 20 --reject-at 101 --max-verbatim 5 \
     --max-bytes 256KiB --valid 1d
 
 job() { sed -e "s|@IMAGE@|$1|" -e "s|@DATASET@|$dataset|" examples/admissions/job.yaml.in; }

@@ -13,7 +13,7 @@ done
 
 say "a configuration item that cannot be: exit 1, with the reason"
 status=0
-timeout 60 coffer dev --data "$WORK/bad" --set kbs.nothing=1 >/dev/null 2>"$WORK/err" || status=$?
+timeout 60 coffer dev --backend process --data "$WORK/bad" --set kbs.nothing=1 >/dev/null 2>"$WORK/err" || status=$?
 [ "$status" -eq 1 ] || fail "it ended with $status, expected 1"
 grep -q 'nothing' "$WORK/err" || fail "the service's own message is missing"
 grep -q 'svc-kbs ended with status 2, for the 5th time' "$WORK/err" ||
@@ -34,7 +34,7 @@ coffer hosts --json | jq -e '.hosts[0].alive' >/dev/null || fail "no host"
 
 say "a second one on the same directory is refused, naming the first"
 status=0
-coffer dev --data "$DATA" >/dev/null 2>"$WORK/err" || status=$?
+coffer dev --backend process --data "$DATA" >/dev/null 2>"$WORK/err" || status=$?
 [ "$status" -eq 1 ] || fail "it ended with $status, expected 1"
 grep -q "pid $DEV_PID" "$WORK/err" || fail "it does not name pid $DEV_PID: $(cat "$WORK/err")"
 
