@@ -60,7 +60,7 @@ static int read_all(int fd, uint8_t *p, size_t n, int timeout_ms, int64_t end_ms
 int init_launch_read(int fd, int timeout_ms, struct buf *ret, struct err *e)
 {
     int64_t end_ms = init_now_ms() + timeout_ms;
-    uint8_t head[4];
+    uint8_t head[4] = {0};
 
     if (read_all(fd, head, sizeof(head), timeout_ms, end_ms, e)) {
         return -1;

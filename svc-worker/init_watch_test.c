@@ -256,10 +256,20 @@ static void test_alive(void **state)
 
     (void)state;
     finish(&r);
-    assert_true(count(r.ctl, "{\"alive\":") >= 5);
+    assert_true(count(r.ctl, "{\"alive\":") >= 3);
     assert_true(count(r.ctl, "{\"alive\":") <= 14);
     assert_ctl(&r, "{\"exit\":0}\n");
     run_done(&r);
+}
+
+static size_t children_of(pid_t pid)
+{
+    _cleanup_free_ char *path = xasprintf("/proc/%d/task/%d/children", (int)pid, (int)pid);
+    _cleanup_fclose_ FILE *f = fopen(path, "re");
+    char text[4096] = "";
+
+    assert_non_null(f);
+    return fgets(text, sizeof(text), f) ? count(text, " ") : 0;
 }
 
 /* Orphans are adopted and collected; what still runs at the end is killed and holds nothing up. */
@@ -267,19 +277,17 @@ static void test_orphans(void **state)
 {
     int64_t from = init_now_ms();
     struct run r = start("for i in 1 2 3 4 5 6 7 8; do (sh -c 'sleep 0.05' &); done; "
-                         "(setsid sleep 100 &); sleep 0.4; "
-                         "grep -c Z /proc/[0-9]*/stat >/dev/null; echo done",
+                         "(setsid sleep 100 &); sleep 2; "
+                         "echo done",
                          relay_waits);
 
     (void)state;
+    /* Once they are collected, there are the relay, the worker and the long sleep. */
     usleep(300000);
-    char path[64], text[4096] = "";
-    snprintf(path, sizeof(path), "/proc/%d/task/%d/children", (int)r.pid, (int)r.pid);
-    FILE *f = fopen(path, "re");
-    assert_non_null(f);
-    assert_non_null(fgets(text, sizeof(text), f));
-    fclose(f);
-    assert_true(count(text, " ") <= 3); /* relay, worker, the long sleep */
+    while (children_of(r.pid) > 3 && init_now_ms() - from < 1500) {
+        usleep(20000);
+    }
+    assert_true(children_of(r.pid) <= 3);
     finish(&r);
     assert_ctl(&r, "done\n{\"exit\":0}\n");
     assert_true(init_now_ms() - from < 5000);
