@@ -4,13 +4,11 @@
 #include <archive_entry.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
-#include <spawn.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
 
 #include "common/fileio.h"
+#include "guest/run.h"
 
 #define LIB_DIR "usr/lib/x86_64-linux-gnu"
 #define LINKER "/lib64/ld-linux-x86-64.so.2"
@@ -22,6 +20,7 @@ void initramfs_done(struct initramfs *f)
     for (size_t i = 0; i < f->n; i++) {
         free(f->v[i].path);
         free(f->v[i].target);
+        free(f->v[i].source);
         buf_done(&f->v[i].content);
     }
     f->n = 0;
@@ -90,44 +89,21 @@ int initramfs_file(struct initramfs *f, const char *path, const char *source, mo
     struct initramfs_entry *x;
     int rc = add(f, path, S_IFREG | perm, &x, e);
 
-    return rc ? rc : file_read(source, FILE_MAX_BYTES, 0, &x->content, e);
+    if (rc == 0) {
+        x->source = xstrdup(source);
+        rc = file_read(source, FILE_MAX_BYTES, 0, &x->content, e);
+    }
+    return rc;
 }
 
 /* ---- programs -------------------------------------------------------------------------------- */
 
-/* Runs a program with nothing of our environment; its standard output, if wanted, is collected. */
 static int run(const char *const argv[], struct buf *ret_out, struct err *e)
 {
-    static char path[] = "PATH=/usr/bin:/bin", locale[] = "LC_ALL=C";
-    static char *const env[] = {path, locale, NULL};
-    posix_spawn_file_actions_t actions;
-    int fds[2], status = 0;
-    pid_t pid;
+    int status = 0;
 
-    if (pipe2(fds, O_CLOEXEC) < 0) {
-        return err_errno(e, "pipe");
-    }
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&actions, fds[1], 1);
-    int rc = posix_spawnp(&pid, argv[0], &actions, NULL, (char *const *)argv, env);
-    posix_spawn_file_actions_destroy(&actions);
-    close(fds[1]);
-    if (rc) {
-        close(fds[0]);
-        errno = rc;
-        return err_errno(e, "cannot run %s", argv[0]);
-    }
-    for (ssize_t n = 1; n > 0 && ret_out;) {
-        if (buf_reserve(ret_out, 4096, e)) {
-            kill(pid, SIGKILL);
-            break;
-        }
-        n = read(fds[0], ret_out->p + ret_out->n, 4096);
-        ret_out->n += n > 0 ? (size_t)n : 0;
-    }
-    close(fds[0]);
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    if (guest_run(argv, 0, ret_out, &status, e)) {
+        return -1;
     }
     return status == 0 ? 0 : err_set(e, ERR_IO, "%s failed", argv[0]);
 }
@@ -189,8 +165,13 @@ static int strip_to(struct initramfs *f, const char *path, const char *source, s
     }
     close(fd);
     const char *const argv[] = {"strip", "-o", to, source, NULL};
+    size_t at = f->n;
     int rc = run(argv, NULL, e) || initramfs_file(f, path, to, 0755, e) < 0 ? -1 : 0;
     unlink(to);
+    if (rc == 0 && f->n > at) {
+        free(f->v[at].source);
+        f->v[at].source = xstrdup(source);
+    }
     return rc;
 }
 

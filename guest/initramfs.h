@@ -15,6 +15,7 @@ struct initramfs_entry {
     mode_t mode;           /* with its type: S_IFREG, S_IFDIR, S_IFLNK, S_IFCHR */
     char *target;          /* of a link; owned */
     struct buf content;    /* of a file */
+    char *source;          /* where it was read from; NULL when it was made; owned */
     unsigned major, minor; /* of a device */
 };
 
