@@ -145,10 +145,13 @@ static _unused_ void swtpm_on(struct swtpm *t)
 
     swtpm_off(t);
     t->pid = swtpm_spawn(argv);
-    for (int i = 0; access(t->socket, F_OK); i++) {
+    /* Its socket is there a little before it listens. */
+    struct tpm_link *link = NULL;
+    for (int i = 0; tpm_link_open(t->socket, &link, NULL); i++) {
         SMUST(i > SWTPM_WAIT_MS / 5);
         swtpm_nap();
     }
+    tpm_link_free(link);
 }
 
 /* ---- what a machine measures ---- */
