@@ -19,6 +19,8 @@
 
 #include <cmocka.h>
 
+#include "svc-worker/decryptfs.h"
+
 #define BYSTANDERS 6
 #define ENV_MAX 24
 
@@ -209,6 +211,39 @@ static void fill_work_dir(void)
     must(chmod("set", 0777) == 0, "set");
 }
 
+/* The dataset as a run has it, where there is FUSE: sealed, and shown by DecryptFS. */
+static struct dfs *show_dataset(const char *work_dir, char set[96])
+{
+    static struct seal_reader *reader; /* until the process ends, and so are all below */
+    static struct secret *key;
+    struct buf prefix = BUF_INIT(SEAL_HEADER_MAX_BYTES + 64);
+    int tar = memfd_create("tar", MFD_CLOEXEC), sealed = memfd_create("sealed", MFD_CLOEXEC);
+    struct jkey *owner = NULL;
+    struct dfs_fault fault;
+    struct dfs *d = NULL;
+    char dir[96];
+
+    if (!dfs_available()) {
+        return NULL;
+    }
+    snprintf(dir, sizeof(dir), "%.80s/shown", work_dir);
+    must(tar >= 0 && sealed >= 0 && mkdir(dir, 0711) == 0 && jkey_generate(&owner, NULL) == 0 &&
+             seal_tar_dir(set, tar, NULL) == 0 && lseek(tar, 0, SEEK_SET) == 0 &&
+             seal_dataset_header_new("set", "tar", "AES-256-GCM", 4096, owner, &prefix, &key,
+                                     NULL) == 0 &&
+             seal_fd(&prefix, key, tar, sealed, NULL, NULL) == 0 &&
+             seal_reader_open(sealed, key, &reader, NULL) == 0,
+         "sealed dataset");
+    const struct dfs_dataset v = {.reader = reader, .key = key};
+    struct err e = {0};
+    if (dfs_start(&v, 1, dir, NULL, &d, &fault, &e) < 0) {
+        must(e.code == ERR_UNSUPPORTED, e.msg); /* unpacked, then, as a run does it */
+        return NULL;
+    }
+    snprintf(set, 96, "%.80s/shown/0", work_dir);
+    return d;
+}
+
 static void read_stream(struct box *b)
 {
     for (int i = 0; i < 2; i++) {
@@ -236,6 +271,7 @@ static void runner(struct box *b)
     snprintf(rootfs, sizeof(rootfs), "%s/rootfs", b->work_dir);
     snprintf(set, sizeof(set), "%s/set", b->work_dir);
     snprintf(out, sizeof(out), "%s/out", b->work_dir);
+    struct dfs *dfs = b->no_prepare ? NULL : show_dataset(b->work_dir, set);
     struct sandbox_config c = {.work_dir = b->work_dir,
                                .rootfs = rootfs,
                                .id = b->id,
@@ -259,6 +295,7 @@ static void runner(struct box *b)
     if (b->after) {
         b->after(b, out);
     }
+    dfs_stop(dfs);
     _exit(0);
 }
 
