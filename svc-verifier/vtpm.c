@@ -4,7 +4,7 @@
 
 #include "svc-verifier/ek.h"
 
-#define ATTEST_KEY_MAX_BYTES (16u * 1024)
+#define ATTEST_KEY_MAX_BYTES 4096u
 #define EVIDENCE_JSON_MAX_BYTES (256u * 1024)
 #define PUBLIC_MAX_BYTES 1024u
 #define QUOTE_MAX_BYTES 1024u

@@ -142,7 +142,7 @@ struct attester {
     void (*end)(void *state); /* wipes and frees; NULL without a state */
 };
 #define ATTEST_STEP_MS 30000
-#define ATTEST_KEY_MAX_BYTES (16u * 1024)
+#define ATTEST_KEY_MAX_BYTES 3584u                      /* fits into a ChallengeRequest */
 const struct attester *attester_find(const char *name); /* NULL */
 /* "sample, ..." for messages. */
 const char *attester_names(void);
