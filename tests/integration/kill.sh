@@ -4,8 +4,9 @@
 . "$(dirname "$0")/lib.sh"
 
 JOBS=${COFFER_KILL_JOBS:-40}
-RANDOM=${COFFER_KILL_SEED:-$(($(date +%s) % 32768))}
-say "$JOBS jobs, seed ${COFFER_KILL_SEED:-$RANDOM}"
+SEED=${COFFER_KILL_SEED:-$(($(date +%s) % 32768))}
+RANDOM=$SEED
+say "$JOBS jobs, seed $SEED"
 start_dev --set launcher.slots=4,launcher.cpu-millis=8000,launcher.memory-bytes=4294967296
 set_up
 set_up_admissions
