@@ -4,7 +4,8 @@
  *   vm_probe.c    what of it works on this host
  *   vm_kvm.c      whether /dev/kvm is one of these things
  *   vm_params.c   what the keeper's child, `svc-launcher cvm-vm`, is told
- *   vm_run.c      that child: prepares everything, then turns one loop until the VM is over
+ *   vm_start.c    that child: prepares everything and starts it
+ *   vm_run.c      ... and turns one loop until the VM is over
  *   vm_disks.c    the job's files as disks, and the VM's size
  *   vm_tpm.c      swtpm
  *   vm_qemu.c     QEMU's command line
