@@ -7,7 +7,7 @@
 
 #include "svc-worker/decryptfs_int.h"
 
-#define CACHE_BYTES (4u << 20)
+#define CACHE_BYTES (2u << 20)
 #define SLOTS_MAX 128u
 #define BATCH_BYTES 131072u /* of ciphertext, opened at once; stays in the processor's cache */
 #define NO_CHUNK UINT64_MAX
