@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <sys/stat.h>
 
+#include "cli/guest_bom.h"
 #include "cli/verbs.h"
 #include "common/fileio.h"
 #include "common/jose.h"
@@ -29,6 +30,9 @@ const struct cli_opt opts_image_build[] = {
     {"firmware", 0, "FILE", VALUE_FILE, "OVMF (default: /usr/share/ovmf/OVMF.fd)", 0},
     {"stub", 0, "FILE", VALUE_FILE, "systemd's EFI stub (default: Debian's)", 0},
     {"release-key", 0, "FILE", VALUE_FILE, "sign the reference values with this key", 0},
+    {"linked", 0, "FILE", VALUE_FILE, "a static library in the worker, named in sbom.json", 1},
+    {"lock", 0, "FILE", VALUE_FILE, "say where the packages differ from these", 0},
+    {"locked", 0, NULL, VALUE_NONE, "with --lock: refuse to build where they differ", 0},
     {0},
 };
 
@@ -42,6 +46,7 @@ const struct cli_opt opts_image_measure[] = {
 struct build {
     const char *out, *kernel, *modules, *list, *worker, *firmware, *stub;
     char *own_worker, *own_list;
+    struct strings linked;
     struct initramfs *fs;
     struct buf kernel_bytes, stub_bytes, firmware_bytes, initrd, uki;
 };
@@ -54,6 +59,7 @@ static void build_done(struct build *b)
     free(b->fs);
     free(b->own_worker);
     free(b->own_list);
+    strings_done(&b->linked);
     buf_done(&b->kernel_bytes);
     buf_done(&b->stub_bytes);
     buf_done(&b->firmware_bytes);
@@ -205,6 +211,10 @@ static int options(struct cli *c, struct build *b, struct err *e)
     b->kernel = cli_opt(c, "kernel");
     b->modules = cli_opt(c, "modules");
     b->list = cli_opt(c, "modules-list");
+    cli_opt_list(c, "linked", &b->linked);
+    if (cli_has(c, "locked") && !cli_opt(c, "lock")) {
+        return err_set(e, ERR_INVALID, "--locked needs --lock FILE");
+    }
     if (!b->kernel || !b->modules || !b->list) {
         return err_set(e, ERR_INVALID,
                        "--kernel, --modules and --modules-list are needed "
@@ -213,12 +223,31 @@ static int options(struct cli *c, struct build *b, struct err *e)
     return mkdir(b->out, 0755) < 0 && errno != EEXIST ? err_errno(e, "--out %s", b->out) : 0;
 }
 
+static int write_bom(struct cli *c, const struct build *b, struct buf *notes, struct err *e)
+{
+    const struct guest_bom bom = {.fs = b->fs,
+                                  .kernel = b->kernel,
+                                  .stub = b->stub,
+                                  .firmware = b->firmware,
+                                  .kernel_bytes = buf_bytes(&b->kernel_bytes),
+                                  .stub_bytes = buf_bytes(&b->stub_bytes),
+                                  .firmware_bytes = buf_bytes(&b->firmware_bytes),
+                                  .uki = buf_bytes(&b->uki),
+                                  .linked = b->linked.v,
+                                  .linked_n = b->linked.n,
+                                  .lock = cli_opt(c, "lock"),
+                                  .locked = cli_has(c, "locked"),
+                                  .out = b->out};
+
+    return guest_bom(&bom, notes, e);
+}
+
 static int build(struct cli *c, struct build *b, struct buf *notes, struct err *e)
 {
     if (file_read(b->kernel, KERNEL_MAX_BYTES, 0, &b->kernel_bytes, e) ||
         file_read(b->stub, KERNEL_MAX_BYTES, 0, &b->stub_bytes, e) ||
         file_read(b->firmware, FIRMWARE_MAX_BYTES, 0, &b->firmware_bytes, e) || check_stub(b, e) ||
-        compose(b, e) || write_refvals(c, b, notes, e)) {
+        compose(b, e) || write_bom(c, b, notes, e) || write_refvals(c, b, notes, e)) {
         return -1;
     }
     /* Last: an image that is there is whole. */
@@ -236,7 +265,7 @@ int verb_image_build(struct cli *c, int argc, char **argv)
                                             .firmware_bytes = BUF_INIT(FIRMWARE_MAX_BYTES),
                                             .initrd = BUF_INIT(INITRAMFS_MAX_BYTES),
                                             .uki = BUF_INIT(IMAGE_MAX_BYTES)};
-    _cleanup_buf_ struct buf notes = BUF_INIT(4096);
+    _cleanup_buf_ struct buf notes = BUF_INIT(65536);
     struct err e = {0};
 
     (void)argc;
