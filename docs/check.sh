@@ -31,6 +31,7 @@ directory() {
     coffer_common) echo common ;;
     coffer_testing) echo common/testing ;;
     coffer_cli) echo cli ;;
+    coffer_guest) echo guest ;;
     svc_*) echo "svc-${1#svc_}" ;;
     *) return 1 ;;
     esac
@@ -91,7 +92,7 @@ check_name() {
         grep -qE "(\"|MS\(\")${n#--}\"" svc-*/*.c || bad "$n: no service has this setting"
         ;;
     */*.c | */*.h | */*.sh | */*.def | */*.proto | */*.md | */*.in)
-        [[ $n =~ ^(proto|common|svc-[a-z]+|cli|tests|bench|scripts|deploy|examples|docs)/[A-Za-z0-9_./-]+$ ]] ||
+        [[ $n =~ ^(proto|common|svc-[a-z]+|guest|cli|tests|bench|scripts|deploy|examples|docs)/[A-Za-z0-9_./-]+$ ]] ||
             return 0
         [ -e "$n" ] || bad "$n: there is no such file"
         ;;
