@@ -12,6 +12,10 @@
  * (keeper.c): this very program in another role, which adopts every orphan of the CVM, and ends
  * only when nothing of the CVM is left, be it that the launcher asks for it, or dies.
  *
+ * The other backends boot the measured guest image: the keeper then runs this program in a third
+ * role, cvm-vm, which starts QEMU and swtpm without any rights, and passes on what the guest says
+ * (vm.h, docs/vm.md).
+ *
  * The launcher is trusted for availability only. It hands the worker a signed spec it cannot change
  * and never sees a key.
  *

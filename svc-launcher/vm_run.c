@@ -485,6 +485,8 @@ int vm_main(int argc, char **argv)
         vm_start(vm, buf_bytes(&input), &e) < 0) {
         say_err(&e);
     } else {
+        buf_done(&input); /* it holds the worker's seed */
+        vm->p.config = BYTES(NULL, 0);
         ssize_t n = send(vm->qmp_fd, QMP_CAPABILITIES, strlen(QMP_CAPABILITIES), MSG_NOSIGNAL);
         (void)n;
         vm->alive_ms = vm_now_ms();
