@@ -116,8 +116,15 @@ static void test_trust(void **state)
     json_object_set_new(j, "reviewers", json_array());
     struct trust *none = NULL;
     assert_int_equal(trust_from_json(j, &none, NULL), 0);
-    json_decref(j);
+    assert_int_equal(none->release.n, 0);
+    trust_free(TAKE_PTR(none));
+    /* Who signs reference values may be left out, but not be nobody. */
+    json_object_set_new(j, "release", json_pack("[o]", jkey_public_jwk(key[0])));
+    assert_int_equal(trust_from_json(j, &none, NULL), 0);
+    assert_string_equal(jkey_thumbprint(none->release.keys[0]), jkey_thumbprint(key[0]));
     trust_free(none);
+    json_object_set_new(j, "release", json_array());
+    bad_trust(j, "trust.release: expected 1 to 8 keys, found 0");
 }
 
 static void test_file(void **state)
