@@ -443,6 +443,45 @@ static void random_access(void **state)
     assert_non_null(strstr(e.msg, "sealed chunk 3"));
 }
 
+/* A disk is longer than the file on it. */
+static void sized(void **state)
+{
+    _cleanup_sealed_ struct sealed s = seal_bytes("AES-256-GCM", 3 * CHUNK + 9);
+    _cleanup_(seal_reader_freep) struct seal_reader *r = NULL;
+    _cleanup_(sealer_freep) struct sealer *own = NULL;
+    _cleanup_free_ uint8_t *sealed = xmalloc(4 * SEALED_CHUNK), *out = xmalloc(4 * CHUNK);
+    struct err e = {0};
+    size_t n = 0;
+
+    (void)state;
+    assert_int_equal(ftruncate(s.fd, (off_t)(s.n + 511)), 0);
+    assert_int_equal(seal_reader_open(s.fd, s.key, &r, &e), -1);
+    if (seal_reader_open_sized(s.fd, s.n, s.key, &r, &e) < 0) {
+        fail_msg("%s", e.msg);
+    }
+    assert_int_equal(seal_reader_size(r), s.plain_n);
+    assert_int_equal(sealer_new(seal_reader_header(r), s.key, &own, &e), 0);
+    assert_int_equal(seal_reader_open_chunks(r, own, 1, 4, sealed, out, &n, &e), 0);
+    assert_int_equal(n, 2 * CHUNK + 9);
+    assert_memory_equal(out, s.plain + CHUNK, n);
+    assert_int_equal(seal_reader_open_chunks(r, own, 4, 1, sealed, out, &n, &e), 0);
+    assert_int_equal(n, 0);
+    flip(&s, s.prefix_bytes + 2 * SEALED_CHUNK);
+    assert_int_equal(seal_reader_open_chunks(r, own, 0, 2, sealed, out, &n, &e), 0);
+    assert_int_equal(seal_reader_open_chunks(r, own, 0, 3, sealed, out, &n, &e), -1);
+    assert_int_equal(e.code, ERR_BAD_SIGNATURE);
+
+    static const uint64_t wrong[] = {0, 5, 100, UINT64_MAX};
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        struct seal_reader *none = NULL;
+        assert_int_equal(seal_reader_open_sized(s.fd, wrong[i], s.key, &none, &e), -1);
+        assert_int_equal(e.code, ERR_INVALID);
+    }
+    struct seal_reader *none = NULL;
+    assert_int_equal(seal_reader_open_sized(s.fd, s.n - 1, s.key, &none, &e), -1);
+    assert_int_equal(seal_reader_open_sized(s.fd, s.n + 1, s.key, &none, &e), -1);
+}
+
 static void sealer_sizes(void **state)
 {
     _cleanup_buf_ struct buf prefix = {0};
@@ -507,7 +546,7 @@ int main(void)
         cmocka_unit_test(truncation),      cmocka_unit_test(chunks_moved),
         cmocka_unit_test(chunk_appended),  cmocka_unit_test(key_of_wrong_size),
         cmocka_unit_test(random_access),   cmocka_unit_test(sealer_sizes),
-        cmocka_unit_test(constant_memory),
+        cmocka_unit_test(constant_memory), cmocka_unit_test(sized),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);
