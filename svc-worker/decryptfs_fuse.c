@@ -481,9 +481,12 @@ int dfs_serve(struct dfs_server *s)
            pthread_create(&workers[started].thread, NULL, serve, &workers[started]) == 0) {
         started++;
     }
+    if (started < n || dfs_lock_down() < 0) {
+        return 1;
+    }
     for (unsigned i = 0; i < started; i++) {
         pthread_join(workers[i].thread, NULL);
     }
     /* The process ends now, and with it the filler; its memory is wiped by the kernel. */
-    return started == n ? 0 : 1;
+    return 0;
 }

@@ -96,6 +96,12 @@ int dfs_pin(struct dfs_reader *r, size_t dataset, uint64_t chunk, const uint8_t 
             size_t *ret_n, unsigned *ret_slot, struct err *e);
 void dfs_release(struct dfs_cache *c, unsigned slot);
 
+/* --- decryptfs_lock.c --- */
+
+/* Leaves the process, all its threads, no system calls but those it serves with. -1: not possible.
+ */
+int dfs_lock_down(void);
+
 /* --- decryptfs_fuse.c: in the process --- */
 
 struct dfs_server {

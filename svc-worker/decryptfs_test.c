@@ -807,6 +807,53 @@ static void process_dies(void **state)
     assert_int_equal(pread(fd, out, sizeof(out), 500000), -1);
 }
 
+/* No capability, a system call filter, no core dump, nothing open but what it needs. */
+static void process_has_no_rights(void **state)
+{
+    (void)state;
+    NEED_MOUNT();
+    _cleanup_sealed_ struct sealed s = seal_random("AES-256-GCM", 4096, 100000);
+    const struct dfs_dataset v = {.reader = s.reader, .key = s.key};
+    _cleanup_close_ int leak = open("/etc/hostname", O_RDONLY);
+    _cleanup_mounted_ struct mounted m = mount_it(&v, 1);
+    char children[64] = {0}, path[64], text[4096] = {0};
+
+    snprintf(path, sizeof(path), "/proc/self/task/%d/children", getpid());
+    _cleanup_close_ int list = open(path, O_RDONLY | O_CLOEXEC);
+    if (list < 0 || read(list, children, sizeof(children) - 1) <= 0) {
+        skip();
+    }
+    /* It has answered, so its threads run; the filter comes right after they are started. */
+    for (int i = 0; i < 50 && !strstr(text, "Seccomp:\t2"); i++) {
+        usleep(20000);
+        snprintf(path, sizeof(path), "/proc/%d/status", atoi(children));
+        _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+        memset(text, 0, sizeof(text));
+        assert_true(read(fd, text, sizeof(text) - 1) > 0);
+#ifdef COFFER_SANITIZED
+        break;
+#endif
+    }
+#ifndef COFFER_SANITIZED
+    assert_non_null(strstr(text, "Seccomp:\t2"));
+#endif
+    assert_non_null(strstr(text, "NoNewPrivs:\t1"));
+    assert_non_null(strstr(text, "CapEff:\t0000000000000000"));
+    assert_non_null(strstr(text, "CapPrm:\t0000000000000000"));
+    snprintf(path, sizeof(path), "/proc/%d/fd", atoi(children));
+    DIR *d = opendir(path);
+    unsigned n = 0;
+    while (d && readdir(d)) {
+        n++;
+    }
+    closedir(d);
+    assert_int_equal(n, 2 + 3 + 3); /* ".", "..", three times /dev/null, ciphertext, device, pipe */
+    _cleanup_close_ int fd = open_in(&m, "0");
+    _cleanup_free_ uint8_t *out = xmalloc(s.n);
+    assert_int_equal(pread(fd, out, s.n, 0), s.n);
+    assert_memory_equal(out, s.plain, s.n);
+}
+
 static void nothing_left(void **state)
 {
     (void)state;
@@ -848,6 +895,7 @@ int main(void)
         cmocka_unit_test(truncated_later),
         cmocka_unit_test(bad_streams),
         cmocka_unit_test(process_dies),
+        cmocka_unit_test(process_has_no_rights),
         cmocka_unit_test(nothing_left),
     };
 
