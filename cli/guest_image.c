@@ -1,6 +1,4 @@
-/* coffer image build, measure, inspect: the guest image and what it measures to (docs/guest.md). */
-#include <archive.h>
-#include <archive_entry.h>
+/* coffer image build, measure: the guest image and what it measures to (docs/guest.md). */
 #include <errno.h>
 #include <sys/stat.h>
 
@@ -375,60 +373,4 @@ int verb_image_measure(struct cli *c, int argc, char **argv)
     json_object_set(values, "pcrs", pcrs);
     json_object_set_new(values, "cmdline", json_string(m.cmdline));
     return cli_json(c, TAKE_PTR(values));
-}
-
-/* ---- inspect --------------------------------------------------------------------------------- */
-
-static void list_initramfs(struct cli *c, struct bytes in)
-{
-    struct archive *a = archive_read_new();
-    struct archive_entry *x;
-
-    archive_read_support_filter_zstd(a);
-    archive_read_support_format_cpio(a);
-    if (archive_read_open_memory(a, in.p, in.n) == ARCHIVE_OK) {
-        while (archive_read_next_header(a, &x) == ARCHIVE_OK) {
-            const char *name = archive_entry_pathname(x);
-            cli_say(c, "%06o %9lld  %s", (unsigned)archive_entry_mode(x),
-                    (long long)archive_entry_size(x), name ? name : "?");
-        }
-    }
-    archive_read_free(a);
-}
-
-int verb_image_inspect(struct cli *c, int argc, char **argv)
-{
-    _cleanup_buf_ struct buf uki = BUF_INIT(IMAGE_MAX_BYTES);
-    json_t *sections = json_array();
-    struct err e = {0};
-    struct pe p;
-
-    (void)argc;
-    if (read_image(c, argv[0], &uki, NULL, &e) || pe_parse(buf_bytes(&uki), &p, &e)) {
-        json_decref(sections);
-        return cli_fail(c, &e);
-    }
-    for (size_t i = 0; i < p.n; i++) {
-        struct bytes content = pe_content(&p, &p.s[i]);
-        uint8_t digest[32] = {0};
-        EVP_Digest(content.p, content.n, digest, NULL, EVP_sha256(), NULL);
-        _cleanup_free_ char *hex = hex_encode(digest, 32);
-        cli_say(c, "%-9s %10zu  sha256 %s", p.s[i].name, content.n, hex);
-        json_array_append_new(sections, json_pack("{s:s,s:I,s:s}", "name", p.s[i].name, "bytes",
-                                                  (json_int_t)content.n, "sha256", hex));
-    }
-    const struct pe_section *cmdline = pe_find(&p, ".cmdline"), *initrd = pe_find(&p, ".initrd");
-    if (cmdline) {
-        struct bytes text = pe_content(&p, cmdline);
-        cli_say(c, "command line: %.*s", (int)text.n, (const char *)text.p);
-    }
-    if (initrd && !c->json) {
-        list_initramfs(c, pe_content(&p, initrd));
-    }
-    json_t *o = json_pack("{s:o}", "sections", sections);
-    if (c->json) {
-        return cli_json(c, o);
-    }
-    json_decref(o);
-    return CLI_OK;
 }
