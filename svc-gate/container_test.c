@@ -1,10 +1,12 @@
 /* The runner with a real image in a real sandbox. Needs root and crun; skipped without. */
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -302,12 +304,45 @@ static void test_tampered(void **state)
     }
 }
 
+/* Without a FUSE device that works: unpacked, with the same outcome. Last, since the rest of this
+ * process stays without. */
+static void test_no_fuse(void **state)
+{
+    char text[2000] = "", dir[256];
+    (void)state;
+    if (access("/dev/fuse", F_OK) == 0) {
+        CHECK(unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+              mount("/dev/null", "/dev/fuse", NULL, MS_BIND, NULL) == 0);
+    }
+    struct worker_outcome o = run("copy", 1 << 16, image, text);
+    expect(&o, ERR_NONE, NULL, NULL);
+    assert_memory_equal(text, "000000,input\n", 13);
+    _cleanup_free_ char *path = xasprintf("%s/datasets/%s.coffer", store, dataset_id);
+    _cleanup_close_ int sealed = open(path, O_RDWR);
+    struct stat st;
+    CHECK(sealed >= 0 && fstat(sealed, &st) == 0);
+    CHECK(pwrite(sealed, "tampered", 8, st.st_size - 26000) == 8);
+    o = run("copy", 1 << 16, image, NULL);
+    expect(&o, ERR_WORKLOAD, "dataset[0].chunk", "sealed chunk 0: does not open");
+    snprintf(dir, sizeof(dir), "%s/tree", F->dir);
+    CHECK(mkdir(dir, 0755) == 0);
+    snprintf(dir, sizeof(dir), "%s/tree/sub", F->dir);
+    CHECK(mkdir(dir, 0755) == 0);
+    close(plain_file("tree/sub/row.txt"));
+    snprintf(dir, sizeof(dir), "%s/tree", F->dir);
+    _cleanup_close_ int fd = tar_of(dir);
+    make_dataset("tar", fd);
+    o = run("tar", 1 << 16, image, text);
+    expect(&o, ERR_NONE, NULL, NULL);
+    assert_memory_equal(text, "000000,input\n", 13);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {T(test_copy), T(test_tar), T(test_failures),
-                                       T(test_bad_image), T(test_tampered)};
+    const struct CMUnitTest tests[] = {T(test_copy),      T(test_tar),      T(test_failures),
+                                       T(test_bad_image), T(test_tampered), T(test_no_fuse)};
     struct sandbox_probe probe;
     struct err e = {0};
 
