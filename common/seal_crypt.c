@@ -107,7 +107,7 @@ int sealer_seal(struct sealer *s, uint64_t index, int final, struct bytes plain,
     make_nonce(index, final, nonce);
     if (!EVP_EncryptInit_ex(s->seal, NULL, NULL, NULL, nonce) ||
         (plain.n && !EVP_EncryptUpdate(s->seal, out, &n, plain.p, (int)plain.n)) ||
-        !EVP_EncryptFinal_ex(s->seal, out + n, &rest) || (size_t)(n + rest) != plain.n ||
+        !EVP_EncryptFinal_ex(s->seal, out + n, &rest) || (size_t)n + (size_t)rest != plain.n ||
         !EVP_CIPHER_CTX_ctrl(s->seal, EVP_CTRL_AEAD_GET_TAG, SEAL_TAG_BYTES, out + plain.n)) {
         return err_set(e, ERR_INTERNAL, "sealed chunk %llu: could not be encrypted",
                        (unsigned long long)index);
@@ -138,7 +138,7 @@ int sealer_open(struct sealer *s, uint64_t index, int final, struct bytes sealed
         return err_set(e, ERR_INTERNAL, "sealed chunk %llu: could not be decrypted",
                        (unsigned long long)index);
     }
-    if (EVP_DecryptFinal_ex(s->open, out + n, &rest) != 1 || (size_t)(n + rest) != plain) {
+    if (EVP_DecryptFinal_ex(s->open, out + n, &rest) != 1 || (size_t)n + (size_t)rest != plain) {
         /* What was written to `out` is not authentic: nobody may see it. */
         if (plain) {
             explicit_bzero(out, plain);
