@@ -19,6 +19,7 @@
 #define TEXT_MAX_BYTES (1u << 20)
 #define QUIT_MS 500        /* for QEMU to end when asked */
 #define POWER_OFF_MS 10000 /* for the guest to end after its last line */
+#define BOOT_FACTOR 3      /* of the time in which an emulated guest must say something */
 #define READ_BYTES 65536u
 
 /* ---- saying ---------------------------------------------------------------------------------- */
@@ -168,6 +169,13 @@ static void on_signals(struct vm *vm, int64_t now_ms)
     }
 }
 
+/* How long this VM may be silent. Emulated on a busy host, a boot takes many times what it takes.
+ */
+static int64_t silence_ms(const struct vm *vm)
+{
+    return vm->guest.alive || vm->p.kvm ? vm->p.opt.hang_ms : BOOT_FACTOR * vm->p.opt.hang_ms;
+}
+
 static void on_time(struct vm *vm, int64_t now_ms)
 {
     if (now_ms >= vm->kill_ms) {
@@ -176,8 +184,7 @@ static void on_time(struct vm *vm, int64_t now_ms)
         }
         kill_qemu(vm);
     }
-    if (vm->end == END_NONE && vm->guest.exit_code < 0 &&
-        now_ms >= vm->alive_ms + vm->p.opt.hang_ms) {
+    if (vm->end == END_NONE && vm->guest.exit_code < 0 && now_ms >= vm->alive_ms + silence_ms(vm)) {
         end(vm, END_HANG, now_ms);
     }
 }
@@ -310,7 +317,7 @@ static void tell_bridge(struct vm *vm)
 
 static int64_t due_ms(const struct vm *vm)
 {
-    int64_t at = vm->alive_ms + vm->p.opt.hang_ms, bridge = bridge_due_ms(&vm->bridge);
+    int64_t at = vm->alive_ms + silence_ms(vm), bridge = bridge_due_ms(&vm->bridge);
 
     at = vm->kill_ms < at ? vm->kill_ms : at;
     return bridge < at ? bridge : at;
@@ -374,7 +381,7 @@ static void explain(const struct vm *vm, char *out, size_t size)
 
     if (vm->end == END_HANG) {
         snprintf(out, size, "the VM hangs: no sign of life for %lld ms; its last words: %.200s",
-                 (long long)vm->p.opt.hang_ms, vm->console.last);
+                 (long long)silence_ms(vm), vm->console.last);
     } else if (vm->end == END_TPM || vm->tpm_status != 0) {
         /* QEMU may have noticed first, and ended. */
         snprintf(out, size, "swtpm ended with %s: %.200s", ending(vm->tpm_status, how),

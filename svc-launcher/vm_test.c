@@ -467,9 +467,9 @@ static void hangs(void **state)
     char work[200], text[8192] = "";
 
     (void)state;
-    env.vm.hang_ms = 2000;
+    env.vm.hang_ms = 700;
     struct cvm_handle h = start_with(&env, DATASET, work);
-    expect(h.out_fd, "{\"failed\":\"the VM hangs: no sign of life for 2000 ms", text, sizeof(text));
+    expect(h.out_fd, "{\"failed\":\"the VM hangs: no sign of life for 2100 ms", text, sizeof(text));
     assert_int_equal(WEXITSTATUS(wait_for(&h)), VM_EXIT_FAILED);
     nothing_left(work);
 }
