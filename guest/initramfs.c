@@ -256,7 +256,7 @@ int initramfs_pack(struct initramfs *f, struct buf *ret, struct err *e)
     qsort(f->v, f->n, sizeof(*f->v), by_path);
     ok = ok && archive_write_set_format_cpio_newc(a) == ARCHIVE_OK &&
          archive_write_add_filter_zstd(a) == ARCHIVE_OK &&
-         archive_write_set_options(a, "zstd:compression-level=19") == ARCHIVE_OK &&
+         archive_write_set_options(a, "zstd:compression-level=12") == ARCHIVE_OK &&
          archive_write_set_bytes_in_last_block(a, 1) == ARCHIVE_OK &&
          archive_write_open(a, &s, NULL, on_write, NULL) == ARCHIVE_OK;
     for (size_t i = 0; ok && i < f->n; i++) {
