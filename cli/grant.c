@@ -160,6 +160,8 @@ json_t *grant_compose(struct cli *c, const char *secret, const struct jkey *own,
         return NULL;
     }
     random_bytes(raw, sizeof(raw));
+    /* An id that begins with "-" would be taken for an option of `dataset revoke`. */
+    raw[0] &= 0x7f;
     _cleanup_free_ char *id = b64url_encode(raw, sizeof(raw));
     /* A minute back, for a KBS whose clock is behind ours. */
     return json_pack("{s:i,s:s,s:s,s:O,s:O,s:O,s:O,s:O,s:I,s:I}", "v", 1, "id", id, "secret",
