@@ -30,6 +30,11 @@ done
 for dir in . nats kbs gate scheduler launcher verifier client; do
     [ "$(stat -c %a "$DATA/$dir")" = 700 ] || fail "$dir has mode $(stat -c %a "$DATA/$dir")"
 done
+# The launcher may have had to connect twice.
+for _ in $(seq 50); do
+    ! coffer hosts --json | jq -e '.hosts[0].alive' >/dev/null || break
+    sleep 0.2
+done
 coffer hosts --json | jq -e '.hosts[0].alive' >/dev/null || fail "no host"
 
 say "a second one on the same directory is refused, naming the first"
