@@ -40,9 +40,9 @@ right "$WORK/out"
 coffer status "$JOB" --json | jq -e '.backend == "vtpm" and .attempt == 1 and (.downgraded | not)' >/dev/null ||
     fail "status: $(coffer status "$JOB")"
 assert_events "$JOB"
-coffer logs "$JOB"
+coffer logs "$JOB" | tee "$WORK/logs"
 for phase in attest keys unpack run; do
-    coffer logs "$JOB" | grep -q "  $phase\$" || fail "coffer logs has no $phase"
+    grep -q "  $phase\$" "$WORK/logs" || fail "coffer logs has no $phase"
 done
 wait_no_vm
 
@@ -66,6 +66,16 @@ wait_state "$JOB" 90 released
 [ "$(coffer status "$JOB" --json | jq .attempt)" -eq 2 ] || fail "attempt"
 wait_no_vm
 
+say "nats-server is killed: the same VM goes on over a new connection"
+ARGS='["/bin/sh", "-c", "/bin/analyse; sleep 5"]' job_yaml >"$WORK/job.yaml"
+JOB=$(coffer submit "$WORK/job.yaml")
+wait_state "$JOB" 120 running
+kill -KILL "$(pid_of nats-server)"
+wait_answers
+wait_state "$JOB" 90 released
+[ "$(coffer status "$JOB" --json | jq .attempt)" -eq 1 ] || fail "attempt"
+wait_no_vm
+
 say "a hardware type is never met by a VM with a virtual TPM"
 TEE='{mode: required, types: [tdx, snp]}' job_yaml >"$WORK/job.yaml"
 JOB=$(coffer submit "$WORK/job.yaml")
@@ -82,4 +92,4 @@ coffer explain "$JOB" --json | jq -e '.reason.clause | startswith("grant.tee")' 
     fail "explain: $(coffer explain "$JOB")"
 wait_no_vm
 stop_dev
-assert_no_restarts
+! grep -a child.ended "$DEV_LOG" | grep -v nats-server || fail "a service ended by itself"
