@@ -377,6 +377,8 @@ static void test_reconnect(void **state)
     end_open(&verifier, SVC_VERIFIER, NULL, 0);
     for (int i = 0; i < 200; i++) {
         if (i % 50 == 25) {
+            /* Else one that is still on its way back would not lose it a second time. */
+            WAIT_FOR(bus_connected(verifier.bus) && bus_connected(kbs.bus), 10000);
             nats_fixture_kill(&nats);
             WAIT_FOR(!bus_connected(verifier.bus) && !bus_connected(kbs.bus), 5000);
             assert_int_equal(nats_fixture_restart(&nats, &e), 0);

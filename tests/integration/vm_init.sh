@@ -13,9 +13,15 @@ skip() {
 for tool in qemu-system-x86_64 cpio; do
     command -v "$tool" >/dev/null || skip "$tool is not installed"
 done
-KERNEL=$(ls /boot/vmlinuz-*-cloud-amd64 2>/dev/null | sort -V | tail -n 1)
-[ -r "${KERNEL:-/nowhere}" ] || skip "no linux-image-cloud-amd64 in /boot"
-MODULES=/lib/modules/${KERNEL##*/vmlinuz-}/kernel
+# The kernel of this build's guest image, else an installed one.
+KERNEL=$COFFER_BUILD/guest/kernel/vmlinuz
+if [ -r "$KERNEL" ]; then
+    MODULES=$COFFER_BUILD/guest/kernel/$(cat "$COFFER_BUILD/guest/kernel/release")/kernel
+else
+    KERNEL=$(ls /boot/vmlinuz-*-cloud-amd64 2>/dev/null | sort -V | tail -n 1)
+    [ -r "${KERNEL:-/nowhere}" ] || skip "no guest image in this build, and no linux-image-cloud-amd64 in /boot"
+    MODULES=/lib/modules/${KERNEL##*/vmlinuz-}/kernel
+fi
 [ -d "$MODULES" ] || skip "no modules of that kernel"
 
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/coffer-$NAME-XXXXXX")
