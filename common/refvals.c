@@ -108,7 +108,7 @@ static int parse_pcrs(const json_t *vtpm, struct refvals_vtpm *v, struct err *e)
     {
         char what[64];
         size_t n = strspn(key, "0123456789");
-        int pcr = n >= 1 && n <= 2 && !key[n] ? atoi(key) : 0;
+        int pcr = n >= 1 && n <= 2 && !key[n] ? (int)strtol(key, NULL, 10) : 0;
         if (pcr < 1 || pcr >= REFVALS_PCRS || v->pcrs & 1u << pcr) {
             return err_set(e, ERR_INVALID,
                            "refvals.vtpm.pcrs: expected registers 1 to 23, each "

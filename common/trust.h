@@ -5,8 +5,8 @@
  *     "gate": [JWK...], "gate_seal": JWK, "reviewers": [JWK...],
  *     "release": [JWK...] }   optional: who signs reference values (common/refvals.h)
  *
- * Lists hold more than one key only while keys are rotated. A missing file or other member is an error:
- * no service starts without knowing whom to believe.
+ * Lists hold more than one key only while keys are rotated. A missing file or other member is an
+ * error: no service starts without knowing whom to believe.
  */
 #ifndef COFFER_TRUST_H
 #define COFFER_TRUST_H

@@ -114,7 +114,9 @@ static int get_pcrs(const json_t *o, struct evidence *v, struct err *e)
     {
         const char *hex = json_string_value(value);
         size_t n = strspn(key, "0123456789");
-        int pcr = n >= 1 && n <= 2 && !key[n] && (n == 1 || *key != '0') ? atoi(key) : TPM_PCRS;
+        int pcr = n >= 1 && n <= 2 && !key[n] && (n == 1 || *key != '0')
+                      ? (int)strtol(key, NULL, 10)
+                      : TPM_PCRS;
         if (pcr >= TPM_PCRS || !(VTPM_PCRS & 1u << pcr) || !hex || strlen(hex) != 64 ||
             hex_decode(hex, v->pcr[pcr], DIGEST_BYTES, NULL)) {
             return err_refuse(e, ERR_INVALID, clause, "PCRs 0-7, 9, 11, 12 with 64 digits each",

@@ -191,7 +191,7 @@ static void of_disks(void **state)
     struct err e = {0};
 
     (void)state;
-    tar_add(&pack, HEX_C + 1, "of another name");
+    tar_add(&pack, &HEX_C[1], "of another name");
     tar_add(&pack, HEX_B, "{}");
     plug(&m, "vda", "pack", pack.p, pack.n);
     plug(&m, "vdb", "d0\n", "sealed and padding", 18);

@@ -56,7 +56,8 @@ int ocicrypt_open(const struct ocicrypt *c, const struct oci_keys *keys, struct 
 void ocicrypt_key_done(struct ocicrypt_key *k);
 
 /* Checks and unpacks one layer. stream_left bounds the uncompressed tar streams of all layers. */
-int oci_layer_unpack(const struct blobs *store, const struct oci_layer *l, const struct oci_keys *keys,
-                     struct untar *u, uint64_t *stream_left, struct err *e);
+int oci_layer_unpack(const struct blobs *store, const struct oci_layer *l,
+                     const struct oci_keys *keys, struct untar *u, uint64_t *stream_left,
+                     struct err *e);
 
 #endif
