@@ -5,9 +5,8 @@
 /* QEMU's command line. What is not asked for is not there (-nodefaults): no network card, no
  * display, no USB, no disk controller but one virtio-blk device for each file, no host share.
  *
- * tdx as in docs/system/i386/tdx.rst of QEMU 10.1, snp as in
- * docs/system/i386/amd-memory-encryption.rst and qapi/qom.json (SevSnpGuestProperties) of QEMU 9.1.
- */
+ * tdx as in docs/system/i386/tdx.rst of QEMU 10.1; the properties of its object and snp as other
+ * projects start such VMs (docs/vm.md). Neither has been run. */
 
 #define DISK_FIRST_SLOT 4u
 #define DISK_ALONE_MAX 20u /* up to here each disk has a PCI slot of its own */
