@@ -1,7 +1,7 @@
 /* The verifier as the engine runs it: its tables, handlers, configuration, and what is due when. */
 #include "svc-verifier/store.h"
 #include "svc-verifier/verifier.h"
-#include "svc-verifier/vtpm.h"
+#include "appraise/vtpm.h"
 
 #define PRUNE_LIMIT 1000
 /* Rows are pruned together, not each at its own millisecond. */

@@ -6,7 +6,7 @@
 
 #include "common/engine.h"
 #include "common/keyfile.h"
-#include "svc-verifier/appraiser.h"
+#include "appraise/appraiser.h"
 
 extern const struct service_def verifier_service;
 

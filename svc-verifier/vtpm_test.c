@@ -9,7 +9,7 @@
 
 #include <ftw.h>
 
-#include "svc-verifier/swtpm_testing.h"
+#include "appraise/swtpm_testing.h"
 #include "svc-verifier/verifier_testing.h"
 #include "svc-worker/attest_tpm.h"
 

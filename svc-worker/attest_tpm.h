@@ -1,4 +1,4 @@
-/* Evidence of a VM's virtual TPM: svc-verifier/vtpm.h has its form. */
+/* Evidence of a VM's virtual TPM: appraise/vtpm.h has its form. */
 #ifndef COFFER_ATTEST_TPM_H
 #define COFFER_ATTEST_TPM_H
 

@@ -1,7 +1,7 @@
 /* The TCG event log. */
 #include <stdint.h>
 
-#include "svc-verifier/eventlog.h"
+#include "appraise/eventlog.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -2,7 +2,7 @@
  * 'v' a signature by a key: u16 length and TPMT_PUBLIC, u16 length and TPMT_SIGNATURE, message. */
 #include <stdint.h>
 
-#include "svc-verifier/tpm.h"
+#include "appraise/tpm.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -2,7 +2,7 @@
  * evidence that answers a challenge whose report data is zero. */
 #include <stdint.h>
 
-#include "svc-verifier/vtpm.h"
+#include "appraise/vtpm.h"
 
 #define NOW_MS INT64_C(1800000000000)
 

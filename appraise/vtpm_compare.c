@@ -1,4 +1,4 @@
-#include "svc-verifier/vtpm.h"
+#include "appraise/vtpm.h"
 
 /* ---- what was changed ---- */
 

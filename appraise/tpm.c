@@ -1,4 +1,4 @@
-#include "svc-verifier/tpm.h"
+#include "appraise/tpm.h"
 
 #include <openssl/evp.h>
 

@@ -11,8 +11,8 @@
 #include <openssl/ec.h>
 #include <tss2/tss2_mu.h>
 
-#include "svc-verifier/swtpm_testing.h"
-#include "svc-verifier/tpm_key.h"
+#include "appraise/swtpm_testing.h"
+#include "appraise/tpm_key.h"
 #include "svc-worker/attest_tpm.h"
 
 static char dir[64];

@@ -4,7 +4,7 @@
 #ifndef COFFER_EVENTLOG_H
 #define COFFER_EVENTLOG_H
 
-#include "svc-verifier/tpm.h"
+#include "appraise/tpm.h"
 
 #define EVENTLOG_MAX_BYTES (192u * 1024)
 #define EVENTLOG_MAX_EVENTS 4096u

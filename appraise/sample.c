@@ -1,6 +1,6 @@
 /* Sample evidence: {"svn":"1","report_data":<base64 of the 48-byte digest>}. Anyone can write it,
  * so it proves nothing; it is there to run everything else without TEE hardware. */
-#include "svc-verifier/appraiser.h"
+#include "appraise/appraiser.h"
 
 #include <openssl/crypto.h>
 

@@ -4,9 +4,10 @@
 #ifndef COFFER_APPRAISER_H
 #define COFFER_APPRAISER_H
 
+#include "appraise/collateral.h"
+#include "appraise/credential.h"
 #include "common/refvals.h"
 #include "common/tpmhosts.h"
-#include "svc-verifier/credential.h"
 
 struct appraisal_policy {
     int allow_sample;                  /* believe sample evidence, which proves nothing */
@@ -22,15 +23,58 @@ struct appraisal_challenge {
 
 struct appraisal_input {
     struct bytes evidence;
-    const uint8_t *report_data; /* 64 bytes */
-    const uint8_t *proof;       /* of the challenge that this answers; NULL when it has none */
+    /* What the evidence must be bound to: 64 bytes, all compared with REPORTDATA (TDX, SGX, SNP),
+     * or user data and extraData where the TEE has those. NULL: nobody asks, which only the command
+     * line may do; the claims then show what it is bound to. */
+    const uint8_t *report_data;
+    /* NVIDIA, Nitro, TPM: the nonce that must be in the evidence; empty: not asked. */
+    struct bytes nonce;
+    const uint8_t *proof; /* of the challenge that this answers; NULL when it has none */
     int64_t now_ms;
+    /* NULL: none. Not const: what is parsed and verified of it is remembered in it. */
+    struct collateral *collateral;
 };
+
+/* TCB status as Intel's QVL names them; of other TEEs UpToDate, OutOfDate, Revoked or none. */
+enum tcb_status {
+    TCB_NONE,       /* the TEE has no such thing */
+    TCB_UNVERIFIED, /* no collateral: "unverified-tcb" */
+    TCB_UP_TO_DATE,
+    TCB_SW_HARDENING_NEEDED,
+    TCB_CONFIGURATION_NEEDED,
+    TCB_CONFIGURATION_AND_SW_HARDENING_NEEDED,
+    TCB_OUT_OF_DATE,
+    TCB_OUT_OF_DATE_CONFIGURATION_NEEDED,
+    TCB_TD_RELAUNCH_ADVISED,
+    TCB_TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED,
+    TCB_REVOKED,
+    TCB_NOT_SUPPORTED,
+    TCB_STATUS_N
+};
+/* "UpToDate", ...; "unverified-tcb"; "" for TCB_NONE. */
+const char *tcb_status_name(enum tcb_status s);
+
+/* What stands between the workload and its host: the answer's headline. */
+enum tier {
+    TIER_NONE,     /* proves nothing (sample) */
+    TIER_VTPM,     /* a TPM that the host owns */
+    TIER_TPM,      /* a hardware TPM: what was booted, memory in the clear */
+    TIER_ENCLAVE,  /* isolated by a hypervisor that the cloud attests (Nitro) */
+    TIER_HARDWARE, /* memory encrypted and attested by the CPU, or a GPU in confidential mode */
+    TIER_N
+};
+const char *tier_name(enum tier t); /* "none", "vtpm", "tpm", "enclave", "hardware" */
 
 struct appraisal {
     json_t *claims;           /* owned: what the evidence says, for the EAR's annotated evidence */
     int vector[EAR_VECTOR_N]; /* in the order of ear_vector_members */
     const char *policy_id;    /* static */
+    enum tcb_status tcb_status;
+    json_t *advisories; /* owned array of strings, sorted, each once; NULL: none */
+    enum tier tier;
+    /* Owned array of strings: checks that could not be made, for want of collateral, by name
+     * ("pck_crl", "tcb_info", ...); NULL: all were made. */
+    json_t *unchecked;
 };
 
 struct appraiser {

@@ -8,7 +8,7 @@
 
 #include <openssl/evp.h>
 
-#include "svc-verifier/eventlog.h"
+#include "appraise/eventlog.h"
 
 static void put(struct buf *b, const void *p, size_t n)
 {

@@ -8,8 +8,8 @@
 #ifndef COFFER_VTPM_H
 #define COFFER_VTPM_H
 
-#include "svc-verifier/appraiser.h"
-#include "svc-verifier/eventlog.h"
+#include "appraise/appraiser.h"
+#include "appraise/eventlog.h"
 
 /* SHA-256 registers that a quote has to be of, and no others: 0-7, 9, 11, 12. */
 #define VTPM_PCRS 0x1affu

@@ -1,5 +1,5 @@
 /* Signatures by TPM keys, through OpenSSL. */
-#include "svc-verifier/tpm_key.h"
+#include "appraise/tpm_key.h"
 
 #include <openssl/core_names.h>
 #include <openssl/ec.h>

@@ -1,4 +1,4 @@
-#include "svc-verifier/eventlog.h"
+#include "appraise/eventlog.h"
 
 #include <openssl/evp.h>
 

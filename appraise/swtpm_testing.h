@@ -11,9 +11,9 @@
 #include <time.h>
 #include <tss2/tss2_esys.h>
 
+#include "appraise/vtpm.h"
 #include "common/fileio.h"
 #include "common/tpmca.h"
-#include "svc-verifier/vtpm.h"
 #include "svc-worker/tpm_link.h"
 
 #define SWTPM_WAIT_MS 20000

@@ -4,7 +4,7 @@
 
 #include <openssl/types.h>
 
-#include "svc-verifier/tpm.h"
+#include "appraise/tpm.h"
 
 /* Owned by the caller. ERR_INVALID when there is no such key. */
 int tpm_public_key(const struct tpm_public *pub, EVP_PKEY **ret, struct err *e);

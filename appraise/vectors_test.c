@@ -11,9 +11,9 @@
 #include <openssl/evp.h>
 #include <openssl/x509.h>
 
+#include "appraise/eventlog.h"
 #include "common/fileio.h"
 #include "common/jcs.h"
-#include "svc-verifier/eventlog.h"
 
 #define VECTORS "../shared/vectors/"
 #define FILE_MAX_BYTES (1u << 20)

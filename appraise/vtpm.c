@@ -1,8 +1,8 @@
-#include "svc-verifier/vtpm.h"
+#include "appraise/vtpm.h"
 
 #include <openssl/crypto.h>
 
-#include "svc-verifier/ek.h"
+#include "appraise/ek.h"
 
 #define ATTEST_KEY_MAX_BYTES 4096u
 #define EVIDENCE_JSON_MAX_BYTES (256u * 1024)

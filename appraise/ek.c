@@ -1,4 +1,4 @@
-#include "svc-verifier/ek.h"
+#include "appraise/ek.h"
 
 #include <openssl/err.h>
 #include <openssl/x509v3.h>

@@ -1,4 +1,4 @@
-#include "svc-verifier/credential.h"
+#include "appraise/credential.h"
 
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
@@ -7,8 +7,8 @@
 #include <openssl/evp.h>
 #include <openssl/rsa.h>
 
+#include "appraise/tpm.h"
 #include "common/secret.h"
-#include "svc-verifier/tpm.h"
 
 #define SEED_MAX EVP_MAX_MD_SIZE
 #define POINT_MAX 48u

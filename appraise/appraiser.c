@@ -1,0 +1,78 @@
+#include "appraise/vtpm.h"
+
+static const struct appraiser appraisers[] = {
+    {.tee = "sample", .appraise = sample_appraise},
+    {.tee = "vtpm", .challenge = vtpm_challenge, .appraise = vtpm_appraise},
+};
+
+const struct appraiser *appraiser_find(const char *tee)
+{
+    for (size_t i = 0; i < ARRAY_LEN(appraisers); i++) {
+        if (streq(appraisers[i].tee, tee)) {
+            return &appraisers[i];
+        }
+    }
+    return NULL;
+}
+
+const char *appraiser_names(void)
+{
+    static char names[ARRAY_LEN(appraisers) * (TEE_NAME_MAX + 2)];
+
+    if (!names[0]) {
+        size_t n = 0;
+        for (size_t i = 0; i < ARRAY_LEN(appraisers); i++) {
+            n += (size_t)snprintf(names + n, sizeof(names) - n, "%s%s", i ? ", " : "",
+                                  appraisers[i].tee);
+        }
+    }
+    return names;
+}
+
+const char *tcb_status_name(enum tcb_status s)
+{
+    switch (s) {
+    case TCB_NONE:
+        return "";
+    case TCB_UNVERIFIED:
+        return "unverified-tcb";
+    case TCB_UP_TO_DATE:
+        return "UpToDate";
+    case TCB_SW_HARDENING_NEEDED:
+        return "SWHardeningNeeded";
+    case TCB_CONFIGURATION_NEEDED:
+        return "ConfigurationNeeded";
+    case TCB_CONFIGURATION_AND_SW_HARDENING_NEEDED:
+        return "ConfigurationAndSWHardeningNeeded";
+    case TCB_OUT_OF_DATE:
+        return "OutOfDate";
+    case TCB_OUT_OF_DATE_CONFIGURATION_NEEDED:
+        return "OutOfDateConfigurationNeeded";
+    case TCB_TD_RELAUNCH_ADVISED:
+        return "TDRelaunchAdvised";
+    case TCB_TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED:
+        return "TDRelaunchAdvisedConfigurationNeeded";
+    case TCB_REVOKED:
+        return "Revoked";
+    case TCB_NOT_SUPPORTED:
+        return "TCB_NOT_SUPPORTED";
+    case TCB_STATUS_N:
+        break;
+    }
+    return "";
+}
+
+const char *tier_name(enum tier t)
+{
+    static const char *const names[TIER_N] = {"none", "vtpm", "tpm", "enclave", "hardware"};
+
+    return (unsigned)t < TIER_N ? names[t] : "";
+}
+
+void appraisal_done(struct appraisal *a)
+{
+    json_decref(a->claims);
+    json_decref(a->advisories);
+    json_decref(a->unchecked);
+    a->claims = a->advisories = a->unchecked = NULL;
+}
