@@ -55,6 +55,9 @@ struct chain_rules {
     const struct cert *const *anchors; /* trusted roots: same key and subject as one of them */
     size_t n_anchors;
     int leaf_is_ca; /* the first certificate may be a CA */
+    /* OIDs of critical extensions that the caller has looked at itself; NULL-terminated, or NULL.
+     */
+    const char *const *critical;
 };
 /* Verifies chain[0] (leaf) .. chain[n-1] (a root equal to an anchor: same subject and public key):
  * links, dates, basicConstraints CA and pathLen, keyCertSign, unknown critical extensions; no
@@ -80,8 +83,7 @@ int crl_is_of(const struct crl *c, const struct cert *ca);
  * ERR_INVALID for an unknown critical extension, clause "<what>...". */
 int crl_verify(struct certs *s, const char *what, struct crl *c, struct cert *ca, int64_t at_ms,
                struct err *e);
-/* Is this serial number on it? Only of a verified CRL; its issuer must have issued `c`. A hash
- * lookup, whatever the length of the list. */
+/* Is this serial number on it? Only of a verified CRL whose issuer issued `of`. A binary search. */
 int crl_has(const struct crl *c, const struct cert *of);
 
 /* ---- names and extensions ---- */
@@ -92,5 +94,9 @@ void cert_issuer_cn(const struct cert *c, char ret[128]);
 /* The contents (inside the OCTET STRING) of the extension with that dotted OID; empty: none. Twice
  * the same extension is refused when the certificate is taken. */
 struct bytes cert_extension(const struct cert *c, const char *oid);
+/* Same subject name and same public key. */
+int cert_same_key(const struct cert *a, const struct cert *b);
+/* Is the issuer's name of `c` the subject's of `ca`? */
+int cert_names_issuer(const struct cert *c, const struct cert *ca);
 
 #endif

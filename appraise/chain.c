@@ -1,0 +1,146 @@
+#include "appraise/certs_int.h"
+
+#include <openssl/err.h>
+#include <openssl/x509v3.h>
+
+int cert_signed_by(struct certs *s, const char *what, struct cert *c, struct cert *issuer,
+                   struct err *e)
+{
+    struct cert_node *n = node_of(c);
+    const struct cert_node *by = const_node_of(issuer);
+    const X509_ALGOR *alg;
+
+    (void)s;
+    if (!cert_names_issuer(c, issuer)) {
+        char expected[128], actual[128];
+        cert_subject_cn(issuer, expected);
+        cert_issuer_cn(c, actual);
+        return clause_refuse(e, ERR_BAD_SIGNATURE, what, "issuer", expected, actual);
+    }
+    if (n->is_signed_by && memcmp(n->signed_by, by->id, sizeof(by->id)) == 0) {
+        return 0;
+    }
+    X509_get0_signature(NULL, &alg, c->x);
+    int ok = sigalg_strong(alg) && X509_verify(c->x, issuer->key) == 1;
+    ERR_clear_error();
+    if (!ok) {
+        return clause_refuse(e, ERR_BAD_SIGNATURE, what, "signature",
+                             "one by the key of its issuer, with SHA-256 or more", "another");
+    }
+    memcpy(n->signed_by, by->id, sizeof(by->id));
+    n->is_signed_by = 1;
+    return 0;
+}
+
+/* ---- chains ---- */
+
+static int is_listed(const char *const *list, const ASN1_OBJECT *o)
+{
+    char oid[80];
+
+    OBJ_obj2txt(oid, sizeof(oid), o, 1);
+    for (; list && *list; list++) {
+        if (streq(*list, oid)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Those that are looked at below. Others that OpenSSL knows (name constraints, policies) are not,
+ * so they must not be critical. */
+static int critical_known(const struct chain_rules *r, const X509 *x)
+{
+    static const int known[] = {NID_basic_constraints, NID_key_usage, NID_ext_key_usage,
+                                NID_subject_alt_name};
+
+    for (int i = 0; i < X509_get_ext_count(x); i++) {
+        X509_EXTENSION *ext = X509_get_ext(x, i);
+        const ASN1_OBJECT *o = X509_EXTENSION_get_object(ext);
+        int ok = !X509_EXTENSION_get_critical(ext) || is_listed(r->critical, o);
+        for (size_t k = 0; !ok && k < ARRAY_LEN(known); k++) {
+            ok = OBJ_obj2nid(o) == known[k];
+        }
+        if (!ok) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static int check_one(const struct chain_rules *r, const char *what, const struct cert *c,
+                     struct err *e)
+{
+    if (check_not_before(what, "not_before", c->not_before_ms, r->at_ms, e) ||
+        check_not_after(what, "not_after", c->not_after_ms, r->at_ms, e)) {
+        return -1;
+    }
+    return critical_known(r, c->x) ? 0
+                                   : clause_refuse(e, ERR_INVALID, what, "extensions",
+                                                   "no unknown critical extension", "one");
+}
+
+/* `below`: how many certificates of CAs that did not issue themselves stand between it and the
+ * leaf. */
+static int check_ca(const char *what, const struct cert *c, long below, struct err *e)
+{
+    const struct cert_node *n = const_node_of(c);
+
+    if (!n->is_ca) {
+        return clause_refuse(e, ERR_DENIED, what, "basic_constraints", "a CA", "none");
+    }
+    if (!(n->key_usage & KU_KEY_CERT_SIGN)) {
+        return clause_refuse(e, ERR_DENIED, what, "key_usage", "keyCertSign", "not allowed to");
+    }
+    if (n->path_len >= 0 && below > n->path_len) {
+        char expected[64], actual[32];
+        snprintf(expected, sizeof(expected), "at most %ld CAs below", n->path_len);
+        snprintf(actual, sizeof(actual), "%ld", below);
+        return clause_refuse(e, ERR_DENIED, what, "path_len", expected, actual);
+    }
+    return 0;
+}
+
+static int check_root(struct certs *s, const struct chain_rules *r, struct cert *root,
+                      struct err *e)
+{
+    char cn[128];
+
+    for (size_t i = 0; i < r->n_anchors; i++) {
+        if (cert_same_key(root, r->anchors[i])) {
+            return cert_signed_by(s, r->what, root, root, e);
+        }
+    }
+    cert_subject_cn(root, cn);
+    return clause_refuse(e, ERR_DENIED, r->what, "root", "a chain up to a trusted root", cn);
+}
+
+int chain_verify(struct certs *s, const struct chain_rules *r, struct cert *const *chain, size_t n,
+                 struct err *e)
+{
+    char what[96];
+    long below = 0;
+
+    if (!n || n > CERT_CHAIN_MAX) {
+        return clause_refuse(e, ERR_INVALID, r->what, "", "a chain of 1 to 8 certificates",
+                             n ? "more" : "none");
+    }
+    if (check_root(s, r, chain[n - 1], e)) {
+        return -1;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const struct cert_node *node = const_node_of(chain[i]);
+        snprintf(what, sizeof(what), "%s[%zu]", r->what, i);
+        if (check_one(r, what, chain[i], e) || (i && check_ca(what, chain[i], below, e))) {
+            return -1;
+        }
+        if (!i && n > 1 && node->is_ca && !r->leaf_is_ca) {
+            return clause_refuse(e, ERR_DENIED, what, "basic_constraints", "no CA", "one");
+        }
+        if (i + 1 < n && cert_signed_by(s, what, chain[i], chain[i + 1], e)) {
+            return -1;
+        }
+        below += node->is_ca && !node->self_issued;
+    }
+    return 0;
+}
