@@ -22,6 +22,7 @@ struct worker {
     uint32_t sent;   /* how often evidence was */
     int64_t next_ms; /* when to ask or send again */
     struct err refusal;
+    const char *refused_by; /* static; NULL: nobody else */
 };
 
 static struct worker *worker_of(const struct svc *s)
@@ -42,6 +43,18 @@ static int refused(struct worker *w, const struct err *why, struct effects *fx, 
     w->refusal = *why;
     fx_action(fx, WORKER_ACT_REFUSED, BYTES("", 0));
     return 0;
+}
+
+/* What another service said; whoever hears of it is told who that was. */
+static int refused_by(struct worker *w, const Coffer__V1__Refusal *r, struct effects *fx,
+                      struct err *e)
+{
+    struct err why = {0};
+    int by = service_from_name(r->by);
+
+    err_from_refusal(&why, r);
+    w->refused_by = by < 0 ? NULL : service_name((enum service)by);
+    return refused(w, &why, fx, e);
 }
 
 /* ---- start and challenge --------------------------------------------------------------------- */
@@ -170,7 +183,7 @@ int worker_on_reply(struct svc *s, const Coffer__V1__Reply *r, struct effects *f
     }
     if (r->body_case == COFFER__V1__REPLY__BODY_REFUSAL) {
         err_from_refusal(&why, r->refusal);
-        return err_is_transient(why.code) ? 0 : refused(w, &why, fx, e);
+        return err_is_transient(why.code) ? 0 : refused_by(w, r->refusal, fx, e);
     }
     if (r->body_case != COFFER__V1__REPLY__BODY_CHALLENGE) {
         return 0;
@@ -201,9 +214,7 @@ static int on_release(struct svc *s, const struct msg *m, struct effects *fx, st
         return 0;
     }
     if (r->refusal) {
-        struct err why = {0};
-        err_from_refusal(&why, r->refusal);
-        return refused(w, &why, fx, e);
+        return refused_by(w, r->refusal, fx, e);
     }
     if (jwe_decrypt(w->tee, r->jwe, WORKER_RELEASE_MAX_BYTES, &plain, e) ||
         worker_keys_parse(BYTES(secret_cp(plain), secret_n(plain)), w->launch, &keys, e)) {
@@ -340,6 +351,11 @@ enum exec_state worker_state(const struct svc *s)
 const struct err *worker_refusal(const struct svc *s)
 {
     return &worker_of(s)->refusal;
+}
+
+const char *worker_refused_by(const struct svc *s)
+{
+    return worker_of(s)->refused_by;
 }
 
 const struct secret *worker_release(const struct svc *s)

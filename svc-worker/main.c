@@ -47,7 +47,7 @@ static struct program prog;
 static int stop_on(struct shell *sh, const struct err *e)
 {
     log_err(LOG_ERROR, "worker.failed", e);
-    phase_refused(e);
+    phase_refused(e, NULL);
     shell_stop(sh, 1);
     return -1;
 }
@@ -206,7 +206,8 @@ static int act(struct shell *sh, int kind, struct bytes data)
     case WORKER_ACT_RUN:
         return start_run(sh);
     case WORKER_ACT_REFUSED:
-        phase_refused(worker_refusal(engine_svc(shell_engine(sh))));
+        phase_refused(worker_refusal(engine_svc(shell_engine(sh))),
+                      worker_refused_by(engine_svc(shell_engine(sh))));
         shell_stop(sh, EXIT_REFUSED);
         return 0;
     }
@@ -304,7 +305,7 @@ int main(int argc, char **argv)
     if (read_launch(bench, &e) || runner_spawn(prog.launch, &prog.runner, &e) ||
         write_credentials(&e)) {
         log_err(LOG_ERROR, "worker.refused", &e);
-        phase_refused(&e);
+        phase_refused(&e, NULL);
         runner_free(prog.runner);
         worker_launch_free(prog.launch);
         return EXIT_REFUSED;

@@ -18,9 +18,14 @@ void phase_say(const char *phase)
     say(json_pack("{s:s}", "phase", phase));
 }
 
-void phase_refused(const struct err *why)
+void phase_refused(const struct err *why, const char *by)
 {
-    say(json_pack("{s:o}", "refused", result_refusal_json(why)));
+    json_t *o = result_refusal_json(why);
+
+    if (by) {
+        json_object_set_new(o, "by", json_string(by));
+    }
+    say(json_pack("{s:o}", "refused", o));
 }
 
 void phase_done(void)

@@ -101,6 +101,8 @@ int worker_published(struct svc *s, struct err *e);
 enum exec_state worker_state(const struct svc *s);
 /* Why it is REFUSED, or what the run failed with; code NONE when nothing is wrong. Borrowed. */
 const struct err *worker_refusal(const struct svc *s);
+/* The service that refused it; static, NULL when it was none of them. */
+const char *worker_refused_by(const struct svc *s);
 /* The release as it was opened (worker_keys_parse); borrowed, NULL before KEYED. */
 const struct secret *worker_release(const struct svc *s);
 /* The public half of the TEE key, for tests and drivers; borrowed. */
@@ -204,7 +206,8 @@ DEFINE_CLEANUP(struct runner *, runner_free);
 
 /* One line of JSON on standard output, for the launcher. */
 void phase_say(const char *phase);
-void phase_refused(const struct err *why);
+/* `by`: the service that refused, NULL when it is the worker itself. */
+void phase_refused(const struct err *why, const char *by);
 void phase_done(void);
 
 #endif

@@ -21,8 +21,7 @@ refused() {
     fi
     run_job 5 "$WORK/none"
     coffer explain "$JOB" --json >"$WORK/explain.json"
-    # Refused a challenge, there is no verdict: then the attempt failed for what its worker was told.
-    jq -e --arg c "$clause" '(.state == "refused" or .state == "failed") and (.reason.clause | startswith($c))' "$WORK/explain.json" >/dev/null ||
+    jq -e --arg c "$clause" '.state == "refused" and (.reason.clause | startswith($c))' "$WORK/explain.json" >/dev/null ||
         fail "expected a refusal for $clause: $(cat "$WORK/explain.json")"
     jq -r '.reason.message' "$WORK/explain.json" | tee "$WORK/message"
     grep -qF -- "$text" "$WORK/message" || fail "the reason does not name \"$text\""
