@@ -39,16 +39,6 @@ int clause_refuse(struct err *e, enum err_code code, const char *what, const cha
     return err_refuse(e, code, clause, expected, "%s", actual);
 }
 
-void rfc3339_utc(int64_t ms, char ret[32])
-{
-    time_t s = (time_t)(ms / 1000);
-    struct tm tm;
-
-    if (!gmtime_r(&s, &tm) || !strftime(ret, 32, "%Y-%m-%dT%H:%M:%SZ", &tm)) {
-        snprintf(ret, 32, "an impossible time");
-    }
-}
-
 int asn1_time_ms(const char *what, const char *field, const ASN1_TIME *t, int64_t *ret,
                  struct err *e)
 {

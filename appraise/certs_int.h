@@ -5,6 +5,7 @@
 #include <openssl/x509.h>
 
 #include "appraise/certs.h"
+#include "appraise/when.h"
 
 struct cert_node {
     struct cert pub; /* first: a struct cert is one of these */
@@ -39,8 +40,6 @@ int check_not_before(const char *what, const char *field, int64_t not_before_ms,
                      struct err *e);
 int check_not_after(const char *what, const char *field, int64_t not_after_ms, int64_t at_ms,
                     struct err *e);
-/* "2026-11-21T05:00:00Z" */
-void rfc3339_utc(int64_t ms, char ret[32]);
 int clause_refuse(struct err *e, enum err_code code, const char *what, const char *field,
                   const char *expected, const char *actual);
 
