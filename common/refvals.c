@@ -261,6 +261,104 @@ void refvals_image_done(struct refvals_image *i)
     *i = (struct refvals_image){0};
 }
 
+/* ---- named values ---- */
+
+static int value_ok(const json_t *v)
+{
+    return json_is_string(v) || json_is_integer(v) || json_is_boolean(v);
+}
+
+int refvals_values_check(const json_t *values, struct err *e)
+{
+    const char *name;
+    json_t *list, *v;
+    size_t i;
+
+    if (!json_is_object(values)) {
+        return err_set(e, ERR_INVALID, "values: expected an object");
+    }
+    json_object_foreach((json_t *)(uintptr_t)values, name, list)
+    {
+        if (!*name || strlen(name) > 80 || strpbrk(name, " \t\r\n")) {
+            return err_set(e, ERR_INVALID,
+                           "values: expected names of 1 to 80 characters without spaces");
+        }
+        if (!json_is_array(list) || json_array_size(list) > REFVALS_MAX_VALUES) {
+            return err_set(e, ERR_INVALID, "values.%s: expected a list of at most %d", name,
+                           REFVALS_MAX_VALUES);
+        }
+        json_array_foreach(list, i, v)
+        {
+            if (!value_ok(v)) {
+                return err_set(e, ERR_INVALID,
+                               "values.%s[%zu]: expected a text, an integer or a boolean", name, i);
+            }
+        }
+    }
+    return 0;
+}
+
+const json_t *refvals_lookup(void *refvals, const char *name)
+{
+    const struct refvals *r = refvals;
+
+    return r ? json_object_get(r->values, name) : NULL;
+}
+
+static void add_value(struct refvals *r, const char *name, json_t *steal)
+{
+    json_t *list = json_object_get(r->values, name);
+
+    if (!list) {
+        list = json_array();
+        json_object_set_new(r->values, name, list);
+    }
+    json_array_append_new(list, steal);
+}
+
+static void add_digest(struct refvals *r, const char *name, const uint8_t digest[48])
+{
+    _cleanup_free_ char *hex = hex_encode(digest, 48);
+
+    add_value(r, name, json_string(hex));
+}
+
+static void add_image_values(struct refvals *r, const struct refvals_image *i)
+{
+    if (i->has_tdx) {
+        add_digest(r, "image.tdx.mrtd", i->tdx.mrtd);
+        add_digest(r, "image.tdx.rtmr1", i->tdx.rtmr1);
+        add_digest(r, "image.tdx.rtmr2", i->tdx.rtmr2);
+    }
+    for (size_t k = 0; k < i->n_snp; k++) {
+        add_digest(r, "image.snp.measurement", i->snp[k].digest);
+    }
+}
+
+static int add_values(struct bytes payload, struct refvals *r, struct err *e)
+{
+    static const char *const members[] = {"v", "values", NULL};
+    _cleanup_json_ json_t *j = NULL;
+    const char *name;
+    json_t *values, *list, *v;
+    size_t i;
+    int64_t version;
+
+    if (json_parse(top, payload, REFVALS_JWS_MAX_BYTES, &j, e) ||
+        json_only_keys(j, top, members, e) || json_get_int(j, top, "v", 1, 1, &version, e) ||
+        json_get_obj(j, top, "values", &values, e) || refvals_values_check(values, e)) {
+        return -1;
+    }
+    json_object_foreach(values, name, list)
+    {
+        json_array_foreach(list, i, v)
+        {
+            add_value(r, name, json_incref(v));
+        }
+    }
+    return 0;
+}
+
 /* ---- a file of them ---- */
 
 static int add_line(const char *line, const struct trust_keys *release, struct refvals *r,
@@ -268,6 +366,10 @@ static int add_line(const char *line, const struct trust_keys *release, struct r
 {
     _cleanup_buf_ struct buf payload = BUF_INIT(REFVALS_JWS_MAX_BYTES);
 
+    if (trust_verify(release, "release", line, REFVALS_VALUES_TYP, REFVALS_JWS_MAX_BYTES, &payload,
+                     NULL) == 0) {
+        return add_values(buf_bytes(&payload), r, e);
+    }
     if (r->n == REFVALS_MAX_IMAGES) {
         return err_set(e, ERR_TOO_LARGE, "expected at most %d images", REFVALS_MAX_IMAGES);
     }
@@ -275,6 +377,7 @@ static int add_line(const char *line, const struct trust_keys *release, struct r
         refvals_image_parse(buf_bytes(&payload), &r->v[r->n], e)) {
         return -1;
     }
+    add_image_values(r, &r->v[r->n]);
     r->n++;
     return 0;
 }
@@ -285,6 +388,7 @@ int refvals_parse(struct bytes file, const struct trust_keys *release, struct re
     _cleanup_(refvals_freep) struct refvals *r = xcalloc(1, sizeof(*r));
     size_t line_n = 1;
 
+    r->values = json_object();
     if (file.n > REFVALS_MAX_BYTES) {
         return err_set(e, ERR_TOO_LARGE, "reference values: expected at most %u bytes",
                        REFVALS_MAX_BYTES);
@@ -301,7 +405,7 @@ int refvals_parse(struct bytes file, const struct trust_keys *release, struct re
         }
         at += n + 1;
     }
-    if (!r->n) {
+    if (!r->n && !json_object_size(r->values)) {
         return err_set(e, ERR_INVALID, "reference values: expected one JWS a line, found none");
     }
     *ret = TAKE_PTR(r);
@@ -327,5 +431,6 @@ void refvals_free(struct refvals *r)
     for (size_t i = 0; i < r->n; i++) {
         refvals_image_done(&r->v[i]);
     }
+    json_decref(r->values);
     free(r);
 }

@@ -1,12 +1,15 @@
 /* Reference values: what a good guest image measures to, signed by a release key of the trust file.
- * A file has one JWS a line (compact, ES256, typ "coffer-refvals+jws"); its payload is what
- * `coffer image measure` prints (docs/guest.md). */
+ * A file has one JWS a line (compact, ES256). Of typ "coffer-refvals+jws" the payload is what
+ * `coffer image measure` prints (docs/guest.md); of typ "coffer-values+jws" it is
+ * {"v":1,"values":{NAME:[VALUE...]}}, whatever appraisal policies refer to (docs/POLICY.md). */
 #ifndef COFFER_REFVALS_H
 #define COFFER_REFVALS_H
 
 #include "common/trust.h"
 
 #define REFVALS_TYP "coffer-refvals+jws"
+#define REFVALS_VALUES_TYP "coffer-values+jws"
+#define REFVALS_MAX_VALUES 4096
 #define REFVALS_MAX_BYTES (1u << 20)
 #define REFVALS_JWS_MAX_BYTES (256u * 1024)
 #define REFVALS_MAX_IMAGES 32
@@ -60,6 +63,9 @@ struct refvals_image {
 struct refvals {
     struct refvals_image v[REFVALS_MAX_IMAGES];
     size_t n;
+    /* Owned: name to list, from all lines; images add theirs as "image.tdx.mrtd", ".rtmr1",
+     * ".rtmr2" and "image.snp.measurement". */
+    json_t *values;
 };
 
 /* Every line must verify with a release key. ERR_BAD_SIGNATURE (clause "release.signature"),
@@ -70,6 +76,14 @@ int refvals_parse(struct bytes file, const struct trust_keys *release, struct re
                   struct err *e);
 void refvals_free(struct refvals *r);
 DEFINE_CLEANUP(struct refvals *, refvals_free);
+
+/* The values of that name, a borrowed array; NULL: none. As a refval_fn of appraise/policy.h;
+ * `refvals` may be NULL. */
+const json_t *refvals_lookup(void *refvals, const char *name);
+
+/* {NAME:[VALUE...]}: names of 1 to 80 characters without spaces, values that are texts, integers or
+ * booleans. ERR_INVALID. */
+int refvals_values_check(const json_t *values, struct err *e);
 
 /* One payload, whose signature is the caller's business. */
 int refvals_image_parse(struct bytes payload, struct refvals_image *ret, struct err *e);

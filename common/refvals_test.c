@@ -153,6 +153,63 @@ static void test_file(void **state)
     assert_null(r);
 }
 
+static char *sign_text(const struct jkey *k, const char *typ, const char *text)
+{
+    char *jws = NULL;
+    struct err e = {0};
+
+    assert_int_equal(jws_sign(k, typ, 0, BYTES_STR(text), &jws, &e), 0);
+    return jws;
+}
+
+static void test_values(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {
+        "{\"v\":1,\"values\":{\"a b\":[]}}",    "{\"v\":1,\"values\":{\"\":[]}}",
+        "{\"v\":1,\"values\":{\"a\":\"x\"}}",   "{\"v\":1,\"values\":{\"a\":[[1]]}}",
+        "{\"v\":1,\"values\":{\"a\":[null]}}",  "{\"v\":1,\"values\":{\"a\":[1.5]}}",
+        "{\"v\":2,\"values\":{\"a\":[1]}}",     "{\"v\":1,\"values\":[]}",
+        "{\"v\":1,\"values\":{},\"image\":{}}",
+    };
+    _cleanup_jkey_ struct jkey *k = NULL, *other = NULL;
+    _cleanup_(refvals_freep) struct refvals *r = NULL;
+    struct trust_keys keys = {0};
+    struct err e = {0};
+
+    assert_int_equal(jkey_generate(&k, &e) || jkey_generate(&other, &e), 0);
+    keys.keys[0] = k;
+    keys.n = 1;
+    _cleanup_free_ char *image = sign(k, REFVALS_TYP);
+    _cleanup_free_ char *one =
+        sign_text(k, REFVALS_VALUES_TYP, "{\"v\":1,\"values\":{\"svn\":[3,4],\"mr\":[\"aa\"]}}");
+    _cleanup_free_ char *more =
+        sign_text(k, REFVALS_VALUES_TYP, "{\"v\":1,\"values\":{\"svn\":[5]}}");
+    _cleanup_free_ char *all = xasprintf("%s\n%s\n%s\n", one, image, more);
+    assert_int_equal(refvals_parse(BYTES_STR(all), &keys, &r, &e), 0);
+    assert_int_equal(r->n, 1);
+    assert_int_equal(json_array_size(refvals_lookup(r, "svn")), 3);
+    assert_int_equal(json_array_size(refvals_lookup(r, "mr")), 1);
+    assert_int_equal(json_array_size(refvals_lookup(r, "image.tdx.mrtd")), 1);
+    assert_int_equal(json_array_size(refvals_lookup(r, "image.snp.measurement")), 1);
+    assert_null(refvals_lookup(r, "nope"));
+    assert_null(refvals_lookup(NULL, "svn"));
+    refvals_free(TAKE_PTR(r));
+    assert_int_equal(refvals_parse(BYTES_STR(one), &keys, &r, &e), 0); /* no image is needed */
+    refvals_free(TAKE_PTR(r));
+
+    _cleanup_free_ char *foreign =
+        sign_text(other, REFVALS_VALUES_TYP, "{\"v\":1,\"values\":{\"svn\":[5]}}");
+    assert_int_equal(refvals_parse(BYTES_STR(foreign), &keys, &r, &e), -1);
+    assert_int_equal(e.code, ERR_BAD_SIGNATURE);
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        _cleanup_free_ char *jws = sign_text(k, REFVALS_VALUES_TYP, bad[i]);
+        if (refvals_parse(BYTES_STR(jws), &keys, &r, &e) == 0) {
+            fail_msg("taken: %s", bad[i]);
+        }
+    }
+}
+
 static void test_hosts(void **state)
 {
     (void)state;
@@ -209,9 +266,8 @@ static void test_hosts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_image),
-        cmocka_unit_test(test_image_refused),
-        cmocka_unit_test(test_file),
+        cmocka_unit_test(test_image), cmocka_unit_test(test_image_refused),
+        cmocka_unit_test(test_file),  cmocka_unit_test(test_values),
         cmocka_unit_test(test_hosts),
     };
 
