@@ -1,11 +1,12 @@
 /* How CVMs of one kind are launched and destroyed: a table of functions per backend.
  *
  * Every backend runs a CVM as a process tree below a keeper (keeper.c), which is what makes
- * "nothing of it is left" true: it adopts every orphan of the tree, and ends only after the last
- * one and the work directory are gone. */
+ * "nothing of it is left" true: it takes every orphan of the tree, and ends only after the last
+ * one and the work directory are gone. A keeper outlives its launcher, and serves the next one. */
 #ifndef COFFER_LAUNCHER_BACKEND_H
 #define COFFER_LAUNCHER_BACKEND_H
 
+#include <signal.h>
 #include <sys/types.h>
 
 #include "svc-launcher/launcher.h"
@@ -33,6 +34,7 @@ struct backend_env {
     const char *cvm_dir;    /* where work directories are made */
     const char *seed_file;  /* the workers' nkey seed */
     int64_t grace_ms;
+    int64_t orphan_ms; /* so long a CVM goes on without a launcher */
     const char *host;
     struct vm_options vm; /* of the backends that make VMs */
 };
@@ -42,21 +44,25 @@ struct backend_launch {
     uint32_t attempt;
     struct bytes config; /* packed LaunchConfig; holds the worker's seed */
     const char *work_dir;
+    int64_t deadline_ms; /* Unix time; 0: none. The keeper sees to it, too */
 };
 
-/* A launched CVM: owned by the caller, who reaps `pid` and closes the descriptors. */
+/* A launched CVM: owned by the caller, who reaps `pid` if it is a child, and closes the
+ * descriptors.
+ */
 struct cvm_handle {
-    pid_t pid; /* its keeper, a child of this process and leader of its session */
+    pid_t pid; /* its keeper, leader of its session; a child of the process that launched it */
     int64_t pid_start;
-    int out_fd; /* lifecycle lines */
-    int log_fd; /* what it says on standard error */
+    int pid_fd;  /* names that process for ever */
+    int link_fd; /* to it (link.h) */
 };
 
 struct backend {
     const char *name, *tee;
     /* Whether it works here; -1 with the reason. Where it works, why->msg may say how. */
     int (*probe)(const struct backend_env *env, struct err *why);
-    /* Starts it; work_dir exists and is empty. -1: nothing is left of it but work_dir. */
+    /* Starts its keeper, which goes on once it is told to (LINK_GO), and ends if this process does
+     * before. work_dir exists and is empty. -1: nothing is left of it but work_dir. */
     int (*launch)(const struct backend_env *env, const struct backend_launch *l,
                   struct cvm_handle *ret, struct err *e);
     /* Begins to end it; its keeper's exit says that it is done. Again is fine. */
@@ -84,12 +90,21 @@ const struct backend *backend_find(const char *name);
 #define KEEPER_VERB "cvm-keeper"
 /* What a keeper runs for the VM backends (vm.h): says itself when the guest has booted. */
 #define VM_VERB "cvm-vm"
-/* argv: program, KEEPER_VERB, parent pid, grace in ms, work directory, worker, its arguments...
- * The whole life of a keeper; returns its exit status. */
+/* Asks a keeper to end its CVM, and to keep nothing for a launcher that is yet to come. SIGTERM
+ * asks it to end the CVM, and to tell how that went. */
+#define KEEPER_SIGNAL_FORGET SIGUSR1
+/* argv: program, KEEPER_VERB, grace in ms, how long it does without a launcher in ms, deadline in
+ * Unix ms (0: none), work directory, worker, its arguments... Standard input is the worker's,
+ * standard output the link to the launcher. The whole life of a keeper; returns its exit status. */
 int keeper_main(int argc, char **argv);
+/* A keeper of this user for this work directory; 0. */
+pid_t keeper_find(const char *work_dir);
 /* Kills every descendant of this process except direct children that `keep` names; returns how many
  * there were. */
 size_t kill_descendants(pid_t of, int (*keep)(void *arg, pid_t pid), void *arg);
+/* Kills the members of a session but its leader: what a killed keeper left that is not below this
+ * process. */
+void kill_session(pid_t session);
 /* Removes a directory with all below it, following no links. ERR_IO. */
 int remove_tree(const char *path, struct err *e);
 

@@ -29,17 +29,11 @@ void launcher_set_facts(struct svc *s, const struct host_facts *f)
     p->next_report_ms = 0; /* worth telling at once */
 }
 
-int launcher_cvm_process(struct svc *s, const char *job, uint32_t attempt, struct cvm_process *ret,
-                         struct err *e)
+int launcher_cvm(struct svc *s, const char *job, uint32_t attempt, struct cvm *ret, struct err *e)
 {
-    struct cvm c;
+    int rc = store_cvm(s->db, job, attempt, ret, e);
 
-    int rc = store_cvm(s->db, job, attempt, &c, e);
-    if (rc <= 0 || c.state == CVM_GONE || c.process.pid <= 0) {
-        return rc < 0 ? -1 : 0;
-    }
-    *ret = c.process;
-    return 1;
+    return rc > 0 && ret->state == CVM_GONE ? 0 : rc;
 }
 
 /* ---- launch ---------------------------------------------------------------------------------- */
@@ -237,6 +231,15 @@ int launcher_on_backend_event(struct svc *s, void *arg, struct effects *fx, stru
     if (rc <= 0 || c.state == CVM_GONE) {
         return rc < 0 ? -1 : 0;
     }
+    if (ev->seq > 0) {
+        if (ev->seq <= c.seq) {
+            return 0; /* said again, because the launcher died before it could acknowledge it */
+        }
+        c.seq = ev->seq;
+        if (store_cvm_update(s->db, &c, s->now_ms, e) < 0) {
+            return -1;
+        }
+    }
     switch (ev->kind) {
     case BACKEND_STARTED:
         return on_started(s, &c, ev, e);
@@ -245,8 +248,8 @@ int launcher_on_backend_event(struct svc *s, void *arg, struct effects *fx, stru
     case BACKEND_PHASE:
         return on_phase(s, fx, &c, ev->detail ? ev->detail : "", e);
     case BACKEND_REFUSED:
-        if (c.has_reason || !ev->refusal) {
-            return 0; /* the first is the one that counts */
+        if (c.has_reason || c.done || !ev->refusal) {
+            return 0; /* the first is the one that counts; with a result, none */
         }
         cvm_set_reason(&c, ev->refusal);
         return store_cvm_update(s->db, &c, s->now_ms, e);
@@ -262,6 +265,9 @@ int launcher_on_backend_event(struct svc *s, void *arg, struct effects *fx, stru
         }
         return cvm_transition(s, fx, &c, RUN_FAILED, STOP_NONE, ev->exit_code, e);
     case BACKEND_GONE:
+        return cvm_transition(s, fx, &c, RUN_ENDED, STOP_NONE, ev->exit_code, e);
+    case BACKEND_LOST:
+        c.stop = c.stop == STOP_NONE ? STOP_LOST : c.stop;
         return cvm_transition(s, fx, &c, RUN_ENDED, STOP_NONE, ev->exit_code, e);
     }
     return err_set(e, ERR_INTERNAL, "unknown backend event %d", (int)ev->kind);
@@ -352,8 +358,9 @@ static int64_t next_tick_ms(struct svc *s)
 
 /* ---- the service ----------------------------------------------------------------------------- */
 
-/* The launcher died and came back: what it had running it no longer watches, so it ends it. */
-static int resume(struct svc *s, struct effects *fx, struct err *e)
+static int each_live(struct svc *s, struct effects *fx,
+                     int (*fn)(struct svc *, struct effects *, struct cvm *, struct err *),
+                     struct err *e)
 {
     struct cvm v[BATCH];
     int64_t after = 0;
@@ -361,16 +368,48 @@ static int resume(struct svc *s, struct effects *fx, struct err *e)
 
     while ((n = store_cvms_live(s->db, after, v, BATCH, e)) > 0) {
         for (int i = 0; i < n; i++) {
-            int rc = v[i].state == CVM_STOPPING
-                         ? cvm_destroy_again(s, fx, &v[i], e)
-                         : cvm_transition(s, fx, &v[i], RUN_STOP, STOP_LOST, 0, e);
-            if (rc < 0) {
+            if (fn(s, fx, &v[i], e) < 0) {
                 return -1;
             }
         }
         after = v[n - 1].id;
     }
     return n;
+}
+
+static int resume_one(struct svc *s, struct effects *fx, struct cvm *c, struct err *e)
+{
+    if (c->state == CVM_STOPPING) {
+        return cvm_destroy_again(s, fx, c, e);
+    }
+    cvm_adopt(fx, c);
+    return 0;
+}
+
+/* The launcher ended, somehow, and came back: its CVMs may have gone on. */
+static int resume(struct svc *s, struct effects *fx, struct err *e)
+{
+    return each_live(s, fx, resume_one, e);
+}
+
+static int stop_one(struct svc *s, struct effects *fx, struct cvm *c, struct err *e)
+{
+    return cvm_transition(s, fx, c, RUN_STOP, STOP_LOST, 0, e);
+}
+
+int launcher_stop_all(struct svc *s, void *arg, struct effects *fx, struct err *e)
+{
+    (void)arg;
+    return each_live(s, fx, stop_one, e);
+}
+
+static int check_config(const struct svc *s, struct err *e)
+{
+    const char *on_stop = config_str(s->config, "on-stop");
+
+    return streq(on_stop, "destroy") || streq(on_stop, "keep")
+               ? 0
+               : err_refuse(e, ERR_INVALID, "on-stop", "destroy or keep", "\"%.32s\"", on_stop);
 }
 
 static int open_launcher(struct svc *s, struct err *e)
@@ -381,6 +420,9 @@ static int open_launcher(struct svc *s, struct err *e)
         0) {
         return err_set(e, ERR_INVALID, "host: expected 1..64 of [A-Za-z0-9_-], got \"%.80s\"",
                        config_str(s->config, "host"));
+    }
+    if (check_config(s, e) < 0) {
+        return -1;
     }
     struct launcher *p = xcalloc(1, sizeof(*p));
     snprintf(p->boot, sizeof(p->boot), "%llx", (unsigned long long)s->now_ms);
@@ -497,6 +539,16 @@ static const struct config_item items[] = {
      .min = 0,
      .max = 60000,
      .help = "between SIGTERM and SIGKILL"},
+    {.name = "orphan-ms",
+     .type = CONFIG_INT,
+     .dflt = "60000",
+     .min = 0,
+     .max = 3600000,
+     .help = "so long CVMs go on without a launcher"},
+    {.name = "on-stop",
+     .type = CONFIG_STR,
+     .dflt = "destroy",
+     .help = "what SIGTERM does with the CVMs: destroy, or keep for the next start"},
     {.name = "report-interval-ms",
      .type = CONFIG_INT,
      .dflt = "5000",

@@ -23,7 +23,7 @@ struct fix {
         unsigned attempt;
         char detail[33], code[32], clause[64], msg_id[128];
     } ev[32];
-    size_t n_ev, n_launch, n_destroy, n_reports;
+    size_t n_ev, n_launch, n_destroy, n_adopt, n_reports;
     Coffer__V1__HostReport *report;
 };
 
@@ -34,7 +34,7 @@ static int64_t fix_clock(void *arg)
 
 static void clear(struct fix *f)
 {
-    f->n_ev = f->n_launch = f->n_destroy = f->n_reports = 0;
+    f->n_ev = f->n_launch = f->n_destroy = f->n_adopt = f->n_reports = 0;
 }
 
 static void collect(struct fix *f)
@@ -71,6 +71,7 @@ static void collect(struct fix *f)
     while (engine_next_action(f->g, &kind, &data)) {
         f->n_launch += kind == LAUNCHER_ACT_LAUNCH;
         f->n_destroy += kind == LAUNCHER_ACT_DESTROY;
+        f->n_adopt += kind == LAUNCHER_ACT_ADOPT;
     }
 }
 
@@ -177,13 +178,14 @@ static void destroy(struct fix *f, unsigned attempt)
     handle(f, SUBJ_CVM_DESTROY, "h1", &m.base);
 }
 
-static void backend_says(struct fix *f, unsigned attempt, enum backend_event_kind kind,
-                         const char *detail)
+static void backend_says_nr(struct fix *f, unsigned attempt, int64_t seq,
+                            enum backend_event_kind kind, const char *detail)
 {
     Coffer__V1__Refusal r = COFFER__V1__REFUSAL__INIT;
     struct backend_event ev = {.kind = kind,
                                .job = JOB,
                                .attempt = attempt,
+                               .seq = seq,
                                .detail = detail,
                                .pid = 77,
                                .pid_start = 88,
@@ -201,6 +203,12 @@ static void backend_says(struct fix *f, unsigned attempt, enum backend_event_kin
         fail_msg("%s", e.msg);
     }
     commit(f);
+}
+
+static void backend_says(struct fix *f, unsigned attempt, enum backend_event_kind kind,
+                         const char *detail)
+{
+    backend_says_nr(f, attempt, 0, kind, detail);
 }
 
 static void tick(struct fix *f)
@@ -381,36 +389,123 @@ static void deadline_and_repeats(void **state)
     drop(f);
 }
 
-static void a_restart_ends_what_was_running(void **state)
-{
-    char dir[] = "/tmp/coffer-launcher-XXXXXX", path[64], cmd[80];
-    struct cvm_process p;
-    struct err e;
+/* A database in a file, for services that start again. */
+struct disk {
+    char dir[40], path[64];
+};
 
-    (void)state;
-    assert_non_null(mkdtemp(dir));
-    snprintf(path, sizeof(path), "%s/db", dir);
-    struct fix *f = make(path);
-    launch(f, 1);
-    backend_says(f, 1, BACKEND_STARTED, NULL);
-    backend_says(f, 1, BACKEND_BOOTED, NULL);
+static struct fix *make_on(struct disk *d)
+{
+    snprintf(d->dir, sizeof(d->dir), "/tmp/coffer-launcher-XXXXXX");
+    assert_non_null(mkdtemp(d->dir));
+    snprintf(d->path, sizeof(d->path), "%s/db", d->dir);
+    return make(d->path);
+}
+
+static void drop_on(struct fix *f, const struct disk *d)
+{
+    char cmd[80];
+
+    drop(f);
+    snprintf(cmd, sizeof(cmd), "rm -rf %s", d->dir);
+    assert_int_equal(system(cmd), 0);
+}
+
+static void start_again(struct fix *f)
+{
     engine_close(f->g);
     clear(f);
     open_it(f);
-    assert_int_equal(f->n_destroy, 1);
-    assert_int_equal(f->n_ev, 0); /* not before it is true */
-    assert_int_equal(launcher_cvm_process(engine_svc(f->g), JOB, 1, &p, &e), 1);
-    assert_int_equal(p.pid, 77);
-    assert_int_equal(p.pid_start, 88);
-    assert_string_equal(p.boot_id, "boot");
-    backend_says(f, 1, BACKEND_GONE, NULL);
+}
+
+static void a_restart_adopts_what_was_running(void **state)
+{
+    struct disk d;
+    struct cvm c;
+    struct err e;
+
+    (void)state;
+    struct fix *f = make_on(&d);
+    launch(f, 1);
+    backend_says(f, 1, BACKEND_STARTED, NULL);
+    backend_says_nr(f, 1, 1, BACKEND_BOOTED, NULL);
+    backend_says_nr(f, 1, 2, BACKEND_PHASE, "attest");
+    start_again(f);
+    assert_int_equal(f->n_adopt, 1);
+    assert_int_equal(f->n_destroy, 0);
+    assert_int_equal(f->n_ev, 0);
+    assert_int_equal(launcher_cvm(engine_svc(f->g), JOB, 1, &c, &e), 1);
+    assert_int_equal(c.process.pid, 77);
+    assert_int_equal(c.process.pid_start, 88);
+    assert_string_equal(c.process.boot_id, "boot");
+    assert_int_equal(c.seq, 2);
+    tick(f);
+    assert_int_equal(f->report->running, 1); /* it counts from the start */
+    backend_says_nr(f, 1, 1, BACKEND_BOOTED, NULL);
+    backend_says_nr(f, 1, 2, BACKEND_PHASE, "attest"); /* said again */
+    assert_int_equal(f->n_ev, 0);
+    backend_says_nr(f, 1, 3, BACKEND_PHASE, "keys");
+    assert_int_equal(f->n_ev, 1);
+    assert_string_equal(f->ev[0].msg_id, JOB ".1.cvm.3");
+    backend_says_nr(f, 1, 4, BACKEND_DONE, NULL);
+    backend_says_nr(f, 1, 5, BACKEND_REFUSED, "grant"); /* not after a result */
+    backend_says_nr(f, 1, 6, BACKEND_GONE, NULL);
+    assert_int_equal(f->n_ev, 2);
+    assert_int_equal(f->ev[0].kind, KIND(EXITED));
+    assert_string_equal(f->ev[0].detail, "done");
+    assert_string_equal(f->ev[0].code, "");
+    assert_int_equal(launcher_cvm(engine_svc(f->g), JOB, 1, &c, &e), 0);
+    start_again(f);
+    assert_int_equal(f->n_adopt, 0);
+    drop_on(f, &d);
+}
+
+static void what_cannot_be_adopted_is_lost(void **state)
+{
+    struct disk d;
+
+    (void)state;
+    struct fix *f = make_on(&d);
+    launch(f, 1);
+    backend_says(f, 1, BACKEND_BOOTED, NULL);
+    start_again(f);
+    backend_says(f, 1, BACKEND_LOST, NULL);
     assert_int_equal(f->n_ev, 2);
     assert_int_equal(f->ev[0].kind, KIND(LOST));
     assert_int_equal(f->ev[1].kind, KIND(DESTROYED));
-    assert_int_equal(launcher_cvm_process(engine_svc(f->g), JOB, 1, &p, &e), 0);
+    launch(f, 2);
+    backend_says(f, 2, BACKEND_BOOTED, NULL);
+    destroy(f, 2);
+    start_again(f);
+    assert_int_equal(f->n_adopt, 0); /* it was being destroyed, and is still */
+    assert_int_equal(f->n_destroy, 1);
+    backend_says(f, 2, BACKEND_LOST, NULL);
+    assert_int_equal(f->n_ev, 1);
+    assert_int_equal(f->ev[0].kind, KIND(DESTROYED));
+    launch(f, 3);
+    backend_says(f, 3, BACKEND_DONE, NULL);
+    backend_says(f, 3, BACKEND_LOST, NULL); /* not its result */
+    assert_int_equal(f->ev[0].kind, KIND(EXITED));
+    assert_string_equal(f->ev[0].detail, "done");
+    drop_on(f, &d);
+}
+
+static void an_orderly_end_stops_all(void **state)
+{
+    struct fix *f = make(":memory:");
+    struct err e = {0};
+
+    (void)state;
+    launch(f, 1);
+    backend_says(f, 1, BACKEND_BOOTED, NULL);
+    clear(f);
+    assert_int_equal(engine_begin(f->g, &e), 0);
+    assert_int_equal(engine_call(f->g, launcher_stop_all, NULL, &e), 0);
+    commit(f);
+    assert_int_equal(f->n_destroy, 1);
+    backend_says(f, 1, BACKEND_GONE, NULL);
+    assert_int_equal(f->ev[0].kind, KIND(LOST)); /* not its own doing: it may be tried again */
     drop(f);
-    snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
-    assert_int_equal(system(cmd), 0);
 }
 
 static void reports(void **state)
@@ -453,6 +548,21 @@ static void a_bad_host_name_does_not_start(void **state)
     config_free(f.c);
 }
 
+static void a_bad_on_stop_does_not_start(void **state)
+{
+    struct fix f = {.now = T0, .path = ":memory:"};
+    struct engine_opts o = {.db_path = f.path, .clock = fix_clock, .clock_arg = &f};
+    struct err e = {0};
+
+    (void)state;
+    f.c = config_make(launcher_service.config, launcher_service.n_config, "host", "h1", "on-stop",
+                      "stay", NULL);
+    o.config = f.c;
+    assert_int_equal(engine_open(&launcher_service, &o, &f.g, &e), -1);
+    assert_string_equal(e.msg, "on-stop: expected destroy or keep, got \"stay\"");
+    config_free(f.c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -463,9 +573,12 @@ int main(void)
         cmocka_unit_test(a_newer_attempt_ends_the_older),
         cmocka_unit_test(destroy_overtakes_launch),
         cmocka_unit_test(deadline_and_repeats),
-        cmocka_unit_test(a_restart_ends_what_was_running),
+        cmocka_unit_test(a_restart_adopts_what_was_running),
+        cmocka_unit_test(what_cannot_be_adopted_is_lost),
+        cmocka_unit_test(an_orderly_end_stops_all),
         cmocka_unit_test(reports),
         cmocka_unit_test(a_bad_host_name_does_not_start),
+        cmocka_unit_test(a_bad_on_stop_does_not_start),
     };
     return cmocka_run_group_tests_name("launcher handlers", tests, NULL, NULL);
 }

@@ -2,8 +2,8 @@
  * through a table of backends.
  *
  * The handlers (handlers.c, run_state.c, store.c) are pure: they turn LaunchCvm and DestroyCvm into
- * rows and actions, and what a backend tells into CvmEvents. supervisor.c does the actions with
- * real processes; the simulator plays that part with made-up ones. */
+ * rows and actions, and what a backend tells into CvmEvents. supervisor.c, run.c and adopt.c do the
+ * actions with real processes; the simulator plays that part with made-up ones. */
 #ifndef COFFER_LAUNCHER_H
 #define COFFER_LAUNCHER_H
 
@@ -20,7 +20,9 @@ extern const struct service_def launcher_service;
 enum launcher_action {
     LAUNCHER_ACT_LAUNCH,  /* data: packed LaunchCvm */
     LAUNCHER_ACT_DESTROY, /* data: packed DestroyCvm; may come again, and for a CVM of an earlier
-                             life of the launcher: see launcher_cvm_process */
+                             life of the launcher: see launcher_cvm */
+    LAUNCHER_ACT_ADOPT, /* data: packed DestroyCvm, of a CVM of an earlier life of the launcher: go
+                           on with it, or tell BACKEND_LOST */
 };
 
 enum backend_event_kind {
@@ -31,12 +33,16 @@ enum backend_event_kind {
     BACKEND_DONE,    /* the worker sent its result */
     BACKEND_FAILED,  /* it could not be launched and nothing of it is left; refusal says why */
     BACKEND_GONE,    /* it ended, and nothing of it is left; exit_code */
+    BACKEND_LOST, /* nothing of it is left, and how it ended is not known, or was that no launcher
+                     was there; exit_code */
 };
 
 struct backend_event {
     enum backend_event_kind kind;
     const char *job;
     uint32_t attempt;
+    /* Numbers what one CVM tells: what is not above the highest stored changes nothing. 0: none. */
+    int64_t seq;
     const char *detail;
     const Coffer__V1__Refusal *refusal;
     int exit_code; /* 0-255, or 128 + signal */
@@ -66,13 +72,9 @@ void launcher_set_facts(struct svc *s, const struct host_facts *f);
 /* NULL when the host has no backend of that name. */
 const struct host_backend_facts *launcher_backend(struct svc *s, const char *name);
 
-/* The recorded process of a CVM that is not gone. 1, 0 when there is none, -1. */
-struct cvm_process {
-    int64_t pid, pid_start;
-    char boot_id[64];
-};
-int launcher_cvm_process(struct svc *s, const char *job, uint32_t attempt, struct cvm_process *ret,
-                         struct err *e);
+/* Everything that is not gone is stopped as lost, in an orderly end of the launcher. An
+ * engine_call_fn without `arg`. */
+int launcher_stop_all(struct svc *s, void *arg, struct effects *fx, struct err *e);
 
 /* ---- a CVM's states -------------------------------------------------------------------------- */
 
@@ -88,13 +90,19 @@ enum cvm_state { CVM_STATES(X) CVM_STATE_N };
 
 enum cvm_cause {
     RUN_BOOTED,
-    RUN_STOP,   /* DestroyCvm, the deadline, or a restart of the launcher */
+    RUN_STOP,   /* DestroyCvm, the deadline, or an orderly end of the launcher */
     RUN_FAILED, /* never ran, nothing is left */
     RUN_ENDED,  /* nothing is left */
     RUN_CAUSE_N
 };
 
 enum stop_why { STOP_NONE, STOP_ASKED, STOP_DEADLINE, STOP_LOST };
+
+/* A process: with the host's boot it is named for ever. */
+struct cvm_process {
+    int64_t pid, pid_start;
+    char boot_id[64];
+};
 
 struct cvm {
     int64_t id;
@@ -108,10 +116,14 @@ struct cvm {
     int64_t due_ms;   /* when the tick must look at it again; 0: never */
     int64_t n_events; /* CvmEvents sent */
     int64_t n_phases;
-    struct cvm_process process;
+    int64_t seq;                /* of the last event of the backend */
+    struct cvm_process process; /* its keeper; pid 0: none was recorded */
     int has_reason;
     char code[32], clause[128], expected[256], actual[256], message[512], by[32];
 };
+
+/* 1 and the CVM as it is recorded, if it is not gone; 0; -1. */
+int launcher_cvm(struct svc *s, const char *job, uint32_t attempt, struct cvm *ret, struct err *e);
 
 const char *cvm_state_name(enum cvm_state s);
 /* The table: the next state, or the same one when the cause changes nothing. */
@@ -125,6 +137,8 @@ int cvm_tell(struct svc *s, struct effects *fx, struct cvm *c, Coffer__V1__CvmEv
              const char *detail, int exit_code, struct err *e);
 /* Asks the backend to destroy it, now and again until it is gone. */
 int cvm_destroy_again(struct svc *s, struct effects *fx, struct cvm *c, struct err *e);
+/* Asks the backend to go on with it. */
+void cvm_adopt(struct effects *fx, const struct cvm *c);
 void cvm_set_reason(struct cvm *c, const Coffer__V1__Refusal *r);
 void cvm_set_reason_err(struct cvm *c, const struct err *why);
 
@@ -139,7 +153,7 @@ struct launcher {
 
 /* ---- store ----------------------------------------------------------------------------------- */
 
-#define LAUNCHER_N_MIGRATIONS 1
+#define LAUNCHER_N_MIGRATIONS 2
 extern const char *const launcher_migrations[LAUNCHER_N_MIGRATIONS];
 
 /* 1 found, 0 not, -1 error. */

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -57,15 +58,16 @@ static int config_fd(struct bytes config, int *ret, struct err *e)
 }
 
 /* Between fork and exec, of a process with threads: system calls only. */
-static void become_keeper(const char *program, char **argv, int in, int out, int log)
+static void become_keeper(const char *program, char **argv, int in, int link, int null)
 {
     static char *const env[] = {NULL};
-    sigset_t term; /* must wait until the keeper can take it */
+    sigset_t held; /* must wait until the keeper can take them */
 
-    sigemptyset(&term);
-    sigaddset(&term, SIGTERM);
-    sigprocmask(SIG_SETMASK, &term, NULL);
-    if (setsid() < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(log, 2) < 0) {
+    sigemptyset(&held);
+    sigaddset(&held, SIGTERM);
+    sigaddset(&held, KEEPER_SIGNAL_FORGET);
+    sigprocmask(SIG_SETMASK, &held, NULL);
+    if (setsid() < 0 || dup2(in, 0) < 0 || dup2(link, 1) < 0 || dup2(null, 2) < 0) {
         _exit(126);
     }
     syscall(SYS_close_range, 3u, ~0u, 0u);
@@ -73,60 +75,80 @@ static void become_keeper(const char *program, char **argv, int in, int out, int
     _exit(126);
 }
 
-int backend_start(const struct backend_env *env, const struct backend_launch *l, struct bytes input,
-                  const char *const *program, struct cvm_handle *ret, struct err *e)
+static int keeper_args(const struct backend_env *env, const struct backend_launch *l,
+                       const char *const *program, char numbers[3][32], char **argv, struct err *e)
 {
-    _cleanup_close_ int in = -1, out_r = -1, out_w = -1, log_r = -1, log_w = -1;
-    char parent[16], grace[32];
-    char *argv[5 + PROGRAM_ARGS_MAX + 1] = {"svc-launcher", KEEPER_VERB, parent, grace,
-                                            (char *)l->work_dir};
-    int fds[2];
+    const int64_t n[] = {env->grace_ms, env->orphan_ms, l->deadline_ms};
+    size_t at = 0;
 
+    argv[at++] = "svc-launcher";
+    argv[at++] = KEEPER_VERB;
+    for (size_t i = 0; i < ARRAY_LEN(n); i++) {
+        snprintf(numbers[i], 32, "%lld", (long long)n[i]);
+        argv[at++] = numbers[i];
+    }
+    argv[at++] = (char *)(uintptr_t)l->work_dir;
     for (size_t i = 0; program[i]; i++) {
         if (i == PROGRAM_ARGS_MAX) {
             return err_set(e, ERR_INTERNAL, "too many arguments");
         }
-        argv[5 + i] = (char *)program[i];
+        argv[at++] = (char *)(uintptr_t)program[i];
     }
-    if (config_fd(input, &in, e) < 0) {
-        return -1;
-    }
-    if (pipe2(fds, O_CLOEXEC) < 0) {
-        return err_errno(e, "pipe");
-    }
-    out_r = fds[0];
-    out_w = fds[1];
-    if (pipe2(fds, O_CLOEXEC) < 0) {
-        return err_errno(e, "pipe");
-    }
-    log_r = fds[0];
-    log_w = fds[1];
-    snprintf(parent, sizeof(parent), "%d", (int)getpid());
-    snprintf(grace, sizeof(grace), "%lld", (long long)env->grace_ms);
-    /* A low number below 3 would be closed by the dup2s of the child; ours are never that low. */
-    if (in < 3 || out_w < 3 || log_w < 3) {
-        return err_set(e, ERR_INTERNAL, "standard descriptors are closed");
-    }
-    /* A signal for the keeper must not meet the launcher's handlers in between. */
+    argv[at] = NULL;
+    return 0;
+}
+
+/* A signal for the keeper must not meet the launcher's handlers in between. */
+static pid_t fork_keeper(const char *program, char **argv, int in, int link, int null)
+{
     sigset_t all, old;
+
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &old);
     pid_t pid = fork();
     if (pid == 0) {
-        become_keeper(env->keeper, argv, in, out_w, log_w);
+        become_keeper(program, argv, in, link, null);
     }
     int failed = errno;
     sigprocmask(SIG_SETMASK, &old, NULL);
+    errno = failed;
+    return pid;
+}
+
+int backend_start(const struct backend_env *env, const struct backend_launch *l, struct bytes input,
+                  const char *const *program, struct cvm_handle *ret, struct err *e)
+{
+    _cleanup_close_ int in = -1, null = open("/dev/null", O_RDWR | O_CLOEXEC), ours = -1,
+                        theirs = -1;
+    char numbers[3][32], *argv[6 + PROGRAM_ARGS_MAX + 1];
+    int fds[2];
+
+    if (keeper_args(env, l, program, numbers, argv, e) < 0 || config_fd(input, &in, e) < 0) {
+        return -1;
+    }
+    if (null < 0 ||
+        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0) {
+        return err_errno(e, "socketpair");
+    }
+    ours = fds[0];
+    theirs = fds[1];
+    /* A low number below 3 would be closed by the dup2s of the child; ours are never that low. */
+    if (in < 3 || theirs < 3 || null < 3) {
+        return err_set(e, ERR_INTERNAL, "standard descriptors are closed");
+    }
+    pid_t pid = fork_keeper(env->keeper, argv, in, theirs, null);
     if (pid < 0) {
-        errno = failed;
         return err_errno(e, "fork");
     }
-    fcntl(out_r, F_SETFL, O_NONBLOCK);
-    fcntl(log_r, F_SETFL, O_NONBLOCK);
-    ret->pid = pid;
-    ret->pid_start = process_start(pid);
-    ret->out_fd = TAKE_FD(out_r);
-    ret->log_fd = TAKE_FD(log_r);
+    int pid_fd = (int)syscall(SYS_pidfd_open, pid, 0u);
+    if (pid_fd < 0) {
+        err_errno(e, "pidfd_open");
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        return -1;
+    }
+    *ret = (struct cvm_handle){
+        .pid = pid, .pid_start = process_start(pid), .pid_fd = pid_fd, .link_fd = TAKE_FD(ours)};
     return 0;
 }
 
@@ -140,7 +162,7 @@ static int process_launch(const struct backend_env *env, const struct backend_la
 
 void backend_destroy(const struct cvm_handle *h)
 {
-    kill(h->pid, SIGTERM); /* the keeper does the rest */
+    syscall(SYS_pidfd_send_signal, h->pid_fd, SIGTERM, NULL, 0u); /* the keeper does the rest */
 }
 
 int backend_reap(int status, int *ret_left)

@@ -14,12 +14,13 @@
 #include <time.h>
 
 #include "common/fileio.h"
-#include "svc-launcher/backend.h"
+#include "svc-launcher/keeper_fixture_test.h"
 
 /* The process backend with real processes; the worker is a shell script, and this program is its
  * own keeper. */
 
 static char dir[64], worker[128], cvm_dir[128];
+static struct heard heard;
 
 static int setup(void **state)
 {
@@ -62,53 +63,13 @@ static struct cvm_handle start(int64_t grace_ms, char work[160])
 {
     struct backend_env env = env_of(grace_ms);
     struct cvm_handle h;
-    struct err e = {0};
 
     snprintf(work, 160, "%s/j.1", cvm_dir);
     assert_int_equal(mkdir(work, 0700), 0);
     struct backend_launch l = {
         .job = "j", .attempt = 1, .config = BYTES_STR("the configuration"), .work_dir = work};
-    if (backend_find("process")->launch(&env, &l, &h, &e) < 0) {
-        fail_msg("%s", e.msg);
-    }
+    heard_launch(&heard, backend_find("process"), &env, &l, &h);
     return h;
-}
-
-/* Reads until `want` is there, or the end; bounded in time. */
-static void expect(int fd, const char *want, char *text, size_t size)
-{
-    size_t n = strlen(text);
-
-    for (int i = 0; i < 1000 && !strstr(text, want); i++) {
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        poll(&p, 1, 10);
-        ssize_t got = read(fd, text + n, size - 1 - n);
-        if (got == 0) {
-            break;
-        }
-        n += got > 0 ? (size_t)got : 0;
-        text[n] = '\0';
-    }
-    if (!strstr(text, want)) {
-        fail_msg("expected %s in: %s", want, text);
-    }
-}
-
-static int wait_for(const struct cvm_handle *h)
-{
-    int status = 0;
-
-    for (int i = 0; i < 1000; i++) {
-        struct timespec t = {.tv_nsec = 10000000};
-        if (waitpid(h->pid, &status, WNOHANG) == h->pid) {
-            close(h->out_fd);
-            close(h->log_fd);
-            return status;
-        }
-        nanosleep(&t, NULL);
-    }
-    fail_msg("the keeper does not end");
-    return -1;
 }
 
 /* How many processes have `word` in their command line. */
@@ -149,7 +110,7 @@ static int count_processes(const char *word)
 
 static void runs_and_leaves_nothing(void **state)
 {
-    char work[160], text[4096] = "", log[1024] = "";
+    char work[160];
     int left = 0;
 
     (void)state;
@@ -157,13 +118,13 @@ static void runs_and_leaves_nothing(void **state)
                    "echo '{\"done\":true}'; exit 7\n");
     struct cvm_handle h = start(1000, work);
     assert_int_equal(h.pid_start, process_start(h.pid));
-    expect(h.out_fd, "{\"done\":true}\n", text, sizeof(text));
-    assert_non_null(strstr(text, "{\"booted\":true}\n"));
-    assert_non_null(strstr(text, "the configuration"));
-    assert_non_null(strstr(text, "LANG=C.UTF-8"));
-    assert_null(strstr(text, "COFFER_TEST_SECRET")); /* a clean environment */
-    expect(h.log_fd, "oops", log, sizeof(log));
-    int status = wait_for(&h);
+    heard_expect(&heard, &h, heard.life, "{\"done\":true}\n");
+    assert_non_null(strstr(heard.life, "{\"booted\":true}\n"));
+    assert_non_null(strstr(heard.life, "the configuration"));
+    assert_non_null(strstr(heard.life, "LANG=C.UTF-8"));
+    assert_null(strstr(heard.life, "COFFER_TEST_SECRET")); /* a clean environment */
+    heard_expect(&heard, &h, heard.log, "oops");
+    int status = heard_reap(&heard, &h);
     assert_int_equal(backend_find("process")->reap(status, &left), 7);
     assert_int_equal(left, 0);
     assert_int_equal(count_processes(DAEMON_NAME), 0);
@@ -173,17 +134,17 @@ static void runs_and_leaves_nothing(void **state)
 
 static void destroy_ends_all_of_it(void **state)
 {
-    char work[160], text[4096] = "";
+    char work[160];
     int left = 0;
 
     (void)state;
     script(DAEMONS "trap '' TERM\necho ready\nwhile :; do sleep 86399.125; done\n");
     struct cvm_handle h = start(200, work);
-    expect(h.out_fd, "ready", text, sizeof(text));
+    heard_expect(&heard, &h, heard.life, "ready");
     assert_true(count_processes(DAEMON_NAME) > 0);
     backend_find("process")->destroy(&h);
     backend_find("process")->destroy(&h);
-    assert_int_equal(backend_find("process")->reap(wait_for(&h), &left), 128 + SIGKILL);
+    assert_int_equal(backend_find("process")->reap(heard_reap(&heard, &h), &left), 128 + SIGKILL);
     assert_int_equal(count_processes(DAEMON_NAME), 0);
     assert_int_equal(access(work, F_OK), -1);
 }
@@ -196,29 +157,29 @@ static void destroy_at_once(void **state)
     script("#!/bin/sh\nexec sleep 86399.125\n");
     struct cvm_handle h = start(100, work);
     backend_find("process")->destroy(&h); /* perhaps before the keeper is one */
-    wait_for(&h);
+    heard_reap(&heard, &h);
     assert_int_equal(count_processes(DAEMON_NAME), 0);
     assert_int_equal(access(work, F_OK), -1);
 }
 
 static void a_worker_that_is_none(void **state)
 {
-    char work[160], text[4096] = "";
+    char work[160];
 
     (void)state;
     script("not a program");
     assert_int_equal(chmod(worker, 0600), 0);
     struct cvm_handle h = start(100, work);
-    expect(h.out_fd, "{\"failed\":\"cannot run the worker: Permission denied\"}", text,
-           sizeof(text));
-    assert_int_equal(WEXITSTATUS(wait_for(&h)), 1);
+    heard_expect(&heard, &h, heard.life,
+                 "{\"failed\":\"cannot run the worker: Permission denied\"}");
+    assert_int_equal(WEXITSTATUS(heard_reap(&heard, &h)), 1);
     assert_int_equal(access(work, F_OK), -1);
 }
 
 /* The launcher is killed with SIGKILL; a child plays its part. */
 static void nothing_survives_the_launcher(void **state)
 {
-    char work[160], text[4096] = "";
+    char work[160];
     int fds[2];
 
     (void)state;
@@ -227,7 +188,7 @@ static void nothing_survives_the_launcher(void **state)
     pid_t launcher = fork();
     if (launcher == 0) {
         struct cvm_handle h = start(100, work);
-        expect(h.out_fd, "ready", text, sizeof(text));
+        heard_expect(&heard, &h, heard.life, "ready");
         ssize_t n = write(fds[1], &h.pid, sizeof(h.pid));
         (void)n;
         pause();

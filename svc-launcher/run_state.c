@@ -103,21 +103,34 @@ int cvm_tell(struct svc *s, struct effects *fx, struct cvm *c, Coffer__V1__CvmEv
     return store_cvm_update(s->db, c, s->now_ms, e);
 }
 
+/* The action's data: which CVM, and why. */
+static void act_on(struct effects *fx, const struct cvm *c, enum launcher_action kind,
+                   const char *why)
+{
+    Coffer__V1__DestroyCvm m = COFFER__V1__DESTROY_CVM__INIT;
+    uint8_t packed[256];
+
+    m.job = (char *)(uintptr_t)c->job;
+    m.attempt = c->attempt;
+    m.reason = (char *)(uintptr_t)why;
+    size_t n = coffer__v1__destroy_cvm__pack(&m, packed);
+    fx_action(fx, (int)kind, BYTES(packed, n));
+}
+
 static void ask_destroy(struct svc *s, struct effects *fx, struct cvm *c)
 {
     static const char *const whys[] = {[STOP_NONE] = "",
                                        [STOP_ASKED] = "asked",
                                        [STOP_DEADLINE] = "deadline",
                                        [STOP_LOST] = "lost"};
-    Coffer__V1__DestroyCvm m = COFFER__V1__DESTROY_CVM__INIT;
-    uint8_t packed[256];
 
-    m.job = c->job;
-    m.attempt = c->attempt;
-    m.reason = (char *)whys[c->stop];
-    size_t n = coffer__v1__destroy_cvm__pack(&m, packed);
-    fx_action(fx, LAUNCHER_ACT_DESTROY, BYTES(packed, n));
+    act_on(fx, c, LAUNCHER_ACT_DESTROY, whys[c->stop]);
     c->due_ms = s->now_ms + DESTROY_AGAIN_MS;
+}
+
+void cvm_adopt(struct effects *fx, const struct cvm *c)
+{
+    act_on(fx, c, LAUNCHER_ACT_ADOPT, "");
 }
 
 int cvm_destroy_again(struct svc *s, struct effects *fx, struct cvm *c, struct err *e)

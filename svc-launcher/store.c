@@ -12,11 +12,12 @@ const char *const launcher_migrations[LAUNCHER_N_MIGRATIONS] = {
     "CREATE INDEX cvm_due ON cvm(due_ms) WHERE due_ms > 0;"
     "CREATE INDEX cvm_live ON cvm(id) WHERE state < 3;"
     "CREATE INDEX cvm_gone ON cvm(changed_ms) WHERE state = 3;",
+    "ALTER TABLE cvm ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;",
 };
 
 #define COLUMNS                                                                                    \
     "SELECT id, job, attempt, backend, state, stop, booted, done, deadline_ms, due_ms, n_events,"  \
-    " n_phases, pid, pid_start, boot_id, reason FROM cvm"
+    " n_phases, pid, pid_start, boot_id, reason, seq FROM cvm"
 static const char sql_cvm[] = COLUMNS " WHERE job = ? AND attempt = ?";
 static const char sql_add[] =
     "INSERT INTO cvm(job, attempt, backend, state, stop, booted, done, deadline_ms, due_ms,"
@@ -24,8 +25,8 @@ static const char sql_add[] =
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, '', ?)";
 static const char sql_update[] =
     "UPDATE cvm SET state = ?2, stop = ?3, booted = ?4, done = ?5, due_ms = ?6, n_events = ?7,"
-    " n_phases = ?8, pid = ?9, pid_start = ?10, boot_id = ?11, reason = ?12, changed_ms = ?13"
-    " WHERE id = ?1";
+    " n_phases = ?8, pid = ?9, pid_start = ?10, boot_id = ?11, reason = ?12, changed_ms = ?13,"
+    " seq = ?14 WHERE id = ?1";
 static const char sql_latest[] = "SELECT max(attempt) FROM cvm WHERE job = ?";
 static const char sql_count_live[] = "SELECT count(*) FROM cvm WHERE state < 3";
 static const char sql_of_job[] = COLUMNS " WHERE job = ? AND attempt < ? AND state < 3 LIMIT ?";
@@ -66,6 +67,7 @@ static void read_cvm(struct db_rows *r, struct cvm *c)
     c->process.pid_start = db_int(r, 13);
     snprintf(c->process.boot_id, sizeof(c->process.boot_id), "%s", db_text(r, 14));
     read_reason(c, db_blob(r, 15));
+    c->seq = db_int(r, 16);
 }
 
 static int read_cvms(struct db_rows *r, struct cvm *ret, struct err *e)
@@ -118,10 +120,10 @@ int store_cvm_update(struct db *db, const struct cvm *c, int64_t now_ms, struct 
         r.by = (char *)c->by;
         n = coffer__v1__refusal__pack(&r, packed); /* fits: struct cvm bounds every text */
     }
-    return db_run(db, e, sql_update, "iiiiiiiiiitbi", c->id, (int64_t)c->state, (int64_t)c->stop,
+    return db_run(db, e, sql_update, "iiiiiiiiiitbii", c->id, (int64_t)c->state, (int64_t)c->stop,
                   (int64_t)c->booted, (int64_t)c->done, c->due_ms, c->n_events, c->n_phases,
                   c->process.pid, c->process.pid_start, c->process.boot_id, BYTES(packed, n),
-                  now_ms);
+                  now_ms, c->seq);
 }
 
 int store_cvm_latest(struct db *db, const char *job, int64_t *ret, struct err *e)

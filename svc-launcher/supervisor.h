@@ -4,7 +4,8 @@
 
 #include "common/shell.h"
 
-/* started: probes the host and begins to watch. act: LAUNCHER_ACT_*. stopping: ends every CVM. */
+/* started: probes the host, ends what is left over, and begins to watch. act: LAUNCHER_ACT_*.
+ * stopping: ends every CVM, or leaves them to the next launcher (on-stop). */
 extern const struct shell_hooks supervisor_hooks;
 
 #endif

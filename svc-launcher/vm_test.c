@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "svc-launcher/keeper_fixture_test.h"
 #include "svc-launcher/launch_config.h"
 #include "svc-launcher/vm_fixture_test.h"
 
@@ -23,6 +24,7 @@
 #define SEABIOS "/usr/share/seabios/bios-256k.bin"
 
 static struct fixture f;
+static struct heard heard;
 static char image_dir[128], cvm_dir[128], ca_dir[128];
 
 static struct backend_env env_of(void)
@@ -114,16 +116,13 @@ static struct cvm_handle start_with(const struct backend_env *env, const char *d
 {
     _cleanup_buf_ struct buf config = BUF_INIT(LAUNCH_CONFIG_MAX_BYTES);
     struct cvm_handle h;
-    struct err e = {0};
 
     packed_config(dataset, "tls://127.0.0.1:1", &config);
     snprintf(work, 200, "%s/j.1", cvm_dir);
     assert_int_equal(mkdir(work, 0700), 0);
     struct backend_launch l = {
         .job = "j", .attempt = 1, .config = buf_bytes(&config), .work_dir = work};
-    if (backend_find("vtpm")->launch(env, &l, &h, &e) < 0) {
-        fail_msg("%s", e.msg);
-    }
+    heard_launch(&heard, backend_find("vtpm"), env, &l, &h);
     return h;
 }
 
@@ -219,46 +218,10 @@ static pid_t await(pid_t from, const char *word)
     return 0;
 }
 
-/* Reads until `want` is there, or the end; bounded in time. */
-static void expect(int fd, const char *want, char *text, size_t size)
-{
-    size_t n = strlen(text);
-
-    for (int i = 0; i < 4000 && !strstr(text, want); i++) {
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        poll(&p, 1, 10);
-        ssize_t got = read(fd, text + n, size - 1 - n);
-        if (got == 0) {
-            break;
-        }
-        n += got > 0 ? (size_t)got : 0;
-        text[n] = '\0';
-    }
-    if (!strstr(text, want)) {
-        fail_msg("expected %s in: %s", want, text);
-    }
-}
-
-static int wait_for(const struct cvm_handle *h)
-{
-    int status = 0;
-
-    for (int i = 0; i < 2000; i++) {
-        if (waitpid(h->pid, &status, WNOHANG) == h->pid) {
-            close(h->out_fd);
-            close(h->log_fd);
-            return status;
-        }
-        pause_ms(10);
-    }
-    fail_msg("the keeper does not end");
-    return -1;
-}
-
 static void nothing_left(const char *work)
 {
     _cleanup_fclose_ FILE *mounts = fopen("/proc/self/mounts", "re");
-    char line[1024];
+    char line[1024], sock[LINK_PATH_MAX];
 
     for (int i = 0; i < 200 && find(getpid(), "coffer-j.1"); i++) {
         pause_ms(10);
@@ -266,6 +229,8 @@ static void nothing_left(const char *work)
     assert_int_equal(find(getpid(), "coffer-j.1"), 0); /* QEMU's -name */
     assert_int_equal(find(getpid(), "dir=/tpm"), 0);
     assert_int_equal(access(work, F_OK), -1);
+    link_path(work, sock);
+    assert_int_equal(access(sock, F_OK), -1);
     assert_non_null(mounts);
     while (fgets(line, sizeof(line), mounts)) {
         assert_null(strstr(line, f.dir));
@@ -344,33 +309,33 @@ static void check_confined(pid_t pid)
 
 static void confined_and_destroyed(void **state)
 {
-    char work[200], text[8192] = "";
+    char work[200];
     int left = 0;
 
     (void)state;
     struct cvm_handle h = start(work);
     pid_t qemu = await(getpid(), "-name coffer-j.1"), swtpm = await(getpid(), "dir=/tpm");
-    expect(h.log_fd, "vm: emulated, 256 MiB, 2 CPU(s), 3 disks", text, sizeof(text));
+    heard_expect(&heard, &h, heard.log, "vm: emulated, 256 MiB, 2 CPU(s), 3 disks");
     pause_ms(500); /* for the seccomp filter of QEMU, its last act before the guest */
     check_confined(qemu);
     check_confined(swtpm);
     backend_find("vtpm")->destroy(&h);
-    assert_int_equal(backend_find("vtpm")->reap(wait_for(&h), &left), VM_EXIT_STOPPED);
+    assert_int_equal(backend_find("vtpm")->reap(heard_reap(&heard, &h), &left), VM_EXIT_STOPPED);
     nothing_left(work);
 }
 
 static void a_part_is_killed(const char *word, const char *why)
 {
-    char work[200], text[8192] = "", log[8192] = "";
+    char work[200];
 
     struct cvm_handle h = start(work);
     await(getpid(), "-name coffer-j.1");
-    expect(h.log_fd, "vm: emulated", log, sizeof(log));
+    heard_expect(&heard, &h, heard.log, "vm: emulated");
     pid_t pid = await(getpid(), word);
     kill(pid, SIGKILL);
-    expect(h.out_fd, why, text, sizeof(text));
-    assert_int_equal(WEXITSTATUS(wait_for(&h)), VM_EXIT_FAILED);
-    assert_null(strstr(text, "booted"));
+    heard_expect(&heard, &h, heard.life, why);
+    assert_int_equal(WEXITSTATUS(heard_reap(&heard, &h)), VM_EXIT_FAILED);
+    assert_null(strstr(heard.life, "booted"));
     nothing_left(work);
 }
 
@@ -388,16 +353,17 @@ static void swtpm_is_killed(void **state)
 
 static void cvm_vm_is_killed(void **state)
 {
-    char work[200], log[8192] = "";
+    char work[200];
 
     (void)state;
     struct cvm_handle h = start(work);
     await(getpid(), "-name coffer-j.1");
-    expect(h.log_fd, "vm: emulated", log, sizeof(log));
+    heard_expect(&heard, &h, heard.log, "vm: emulated");
     pid_t qemu = find(h.pid, "-name coffer-j.1");
     assert_true(qemu > 0 && parent_of(parent_of(qemu)) == h.pid);
     kill(parent_of(qemu), SIGKILL);
-    assert_int_equal(WEXITSTATUS(wait_for(&h)), 128 + SIGKILL); /* the keeper cleaned up */
+    assert_int_equal(WEXITSTATUS(heard_reap(&heard, &h)),
+                     128 + SIGKILL); /* the keeper cleaned up */
     assert_int_equal(access(work, F_OK), -1);
     for (int i = 0; i < 300 && find(getpid(), "coffer-j.1"); i++) {
         pause_ms(10);
@@ -409,27 +375,30 @@ static void cvm_vm_is_killed(void **state)
 
 static void keeper_is_killed(void **state)
 {
-    char work[200], log[8192] = "";
+    char work[200];
 
     (void)state;
     struct cvm_handle h = start(work);
     pid_t qemu = await(getpid(), "-name coffer-j.1"), swtpm = await(getpid(), "dir=/tpm");
-    expect(h.log_fd, "vm: emulated", log, sizeof(log));
+    heard_expect(&heard, &h, heard.log, "vm: emulated");
     kill(h.pid, SIGKILL);
-    wait_for(&h);
+    heard_reap(&heard, &h);
     for (int i = 0; i < 300 && (kill(qemu, 0) == 0 || kill(swtpm, 0) == 0); i++) {
         while (waitpid(-1, NULL, WNOHANG) > 0) { /* orphans are ours: a subreaper's */
         }
         pause_ms(10);
     }
     assert_true(kill(qemu, 0) < 0 && kill(swtpm, 0) < 0);
-    assert_int_equal(remove_tree(work, NULL), 0); /* as the launcher does then (supervisor.c) */
+    char sock[LINK_PATH_MAX];
+    link_path(work, sock);
+    assert_int_equal(remove_tree(work, NULL), 0); /* as the launcher does then (run.c) */
+    assert_int_equal(remove_tree(sock, NULL), 0);
     nothing_left(work);
 }
 
 static void the_launcher_is_killed(void **state)
 {
-    char work[200], log[8192] = "";
+    char work[200];
     int fds[2], left = 1;
     pid_t qemu = 0;
 
@@ -439,7 +408,7 @@ static void the_launcher_is_killed(void **state)
     if (launcher == 0) {
         struct cvm_handle h = start(work);
         qemu = await(h.pid, "-name coffer-j.1");
-        expect(h.log_fd, "vm: emulated", log, sizeof(log));
+        heard_expect(&heard, &h, heard.log, "vm: emulated");
         ssize_t n = write(fds[1], &qemu, sizeof(qemu));
         (void)n;
         pause();
@@ -464,13 +433,13 @@ static void the_launcher_is_killed(void **state)
 static void hangs(void **state)
 {
     struct backend_env env = env_of();
-    char work[200], text[8192] = "";
+    char work[200];
 
     (void)state;
     env.vm.hang_ms = 700;
     struct cvm_handle h = start_with(&env, DATASET, work);
-    expect(h.out_fd, "{\"failed\":\"the VM hangs: no sign of life for 2100 ms", text, sizeof(text));
-    assert_int_equal(WEXITSTATUS(wait_for(&h)), VM_EXIT_FAILED);
+    heard_expect(&heard, &h, heard.life, "{\"failed\":\"the VM hangs: no sign of life for 2100 ms");
+    assert_int_equal(WEXITSTATUS(heard_reap(&heard, &h)), VM_EXIT_FAILED);
     nothing_left(work);
 }
 
@@ -479,7 +448,7 @@ static void restarts(void **state)
 {
     static uint8_t kernel[16384];
     _cleanup_free_ char *path = xasprintf("%s/coffer.efi", image_dir);
-    char work[200], text[8192] = "";
+    char work[200];
     struct err e = {0};
 
     (void)state;
@@ -487,8 +456,8 @@ static void restarts(void **state)
     memcpy(kernel + 512, "\xba\xf9\x0c\xb0\x06\xee\xf4", 7);
     assert_int_equal(file_replace(path, BYTES(kernel, sizeof(kernel)), 0644, &e), 0);
     struct cvm_handle h = start(work);
-    expect(h.out_fd, "{\"failed\":\"the guest's kernel panicked, or restarted", text, sizeof(text));
-    assert_int_equal(WEXITSTATUS(wait_for(&h)), VM_EXIT_FAILED);
+    heard_expect(&heard, &h, heard.life, "{\"failed\":\"the guest's kernel panicked, or restarted");
+    assert_int_equal(WEXITSTATUS(heard_reap(&heard, &h)), VM_EXIT_FAILED);
     write_idle_kernel();
     nothing_left(work);
 }
@@ -496,13 +465,14 @@ static void restarts(void **state)
 static void refuses_what_is_missing(void **state)
 {
     struct backend_env env = env_of();
-    char work[200], text[8192] = "";
+    char work[200];
 
     (void)state;
     struct cvm_handle h = start_with(&env, "other.abcdefghijklmnopqrstuvwxyz", work);
-    expect(h.out_fd, "other.abcdefghijklmnopqrstuvwxyz.coffer", text, sizeof(text));
-    assert_non_null(strstr(text, "{\"refused\":{\"code\":\"not-found\",\"clause\":\"store\""));
-    assert_int_equal(WEXITSTATUS(wait_for(&h)), VM_EXIT_FAILED);
+    heard_expect(&heard, &h, heard.life, "other.abcdefghijklmnopqrstuvwxyz.coffer");
+    assert_non_null(
+        strstr(heard.life, "{\"refused\":{\"code\":\"not-found\",\"clause\":\"store\""));
+    assert_int_equal(WEXITSTATUS(heard_reap(&heard, &h)), VM_EXIT_FAILED);
     nothing_left(work);
 }
 
@@ -522,7 +492,7 @@ static void one_after_another(void **state)
             await(getpid(), "-name coffer-j.1");
         }
         backend_find("vtpm")->destroy(&h);
-        wait_for(&h);
+        heard_reap(&heard, &h);
         nothing_left(work);
     }
     assert_int_equal(open_descriptors(), before);

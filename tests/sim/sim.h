@@ -223,6 +223,8 @@ int64_t node_clock(void *node);
 /* ---- hosts and workers --------------------------------------------------------------------------
  */
 
+struct to_launcher;
+
 struct cvm_run {
     struct sim *sim;
     struct node *launcher;
@@ -232,8 +234,13 @@ struct cvm_run {
     char *spec_jws;
     int64_t deadline_ms;
     int alive;
-    int stray;           /* made by an attacker's message */
-    struct node *worker; /* NULL before it booted */
+    int go;                   /* its launcher has recorded it */
+    int kept;                 /* its keeper is there */
+    unsigned epoch;           /* of the launcher that the keeper is connected to */
+    int64_t seq;              /* of what the keeper said last */
+    struct to_launcher *held; /* what it said and no launcher has stored */
+    int stray;                /* made by an attacker's message */
+    struct node *worker;      /* NULL before it booted */
     struct worker_launch *launch;
     char thumbprint[JKEY_THUMBPRINT_LEN + 1];
     int told_phase;
@@ -246,6 +253,7 @@ void host_event(struct cvm_run *c, enum backend_event_kind kind, const char *det
                 const Coffer__V1__Refusal *refusal, int exit_code);
 void cvm_kill(struct cvm_run *c, const char *why); /* nothing of it is left; tells nobody */
 void cvm_ended(struct cvm_run *c, int exit_code);  /* and its launcher notices */
+void cvm_forget(struct cvm_run *c);                /* its keeper is gone, too */
 size_t cvms_alive(const struct sim *s);
 
 void worker_boot(struct cvm_run *c);

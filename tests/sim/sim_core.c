@@ -309,6 +309,7 @@ void sim_free(struct sim *s)
     }
     for (size_t i = 0; i < s->n_cvms; i++) {
         cvm_kill(s->cvms[i], NULL);
+        cvm_forget(s->cvms[i]);
         free(s->cvms[i]->spec_jws);
         free(s->cvms[i]);
     }

@@ -1,9 +1,13 @@
-/* A launcher's backends: CVMs that boot, do not start, hang, end, vanish. The part of supervisor.c,
- * with made-up processes. */
+/* A launcher's backends: CVMs that boot, do not start, hang, end, vanish; and their keepers, which
+ * hold what was not stored for a launcher that died. The part of supervisor.c and keeper.c, with
+ * made-up processes. */
 #include "svc-worker/worker.h"
 #include "tests/sim/sim.h"
 
 struct to_launcher {
+    struct to_launcher *next; /* in cvm_run.held */
+    struct cvm_run *cvm;      /* whose keeper says it, and is to hear that it is stored; NULL */
+    int64_t seq;              /* 0: none, it is not held */
     enum backend_event_kind kind;
     char job[JOB_ID_LEN + 1];
     uint32_t attempt;
@@ -13,8 +17,33 @@ struct to_launcher {
     char refusal_by[32];
     int exit_code;
     struct node *launcher;
-    unsigned epoch; /* of the launcher's life: a pipe to it does not outlive it */
+    unsigned epoch; /* of the launcher's life: a link to it does not outlive it */
 };
+
+void cvm_forget(struct cvm_run *c)
+{
+    for (struct to_launcher *t; (t = c->held);) {
+        c->held = t->next;
+        free(t);
+    }
+    c->kept = 0;
+}
+
+/* Its transaction is durable, and the keeper hears of it. */
+static void stored(const struct to_launcher *t)
+{
+    struct cvm_run *c = t->cvm;
+
+    c->go |= t->kind == BACKEND_STARTED;
+    while (c->held && c->held->seq <= t->seq) {
+        struct to_launcher *first = c->held;
+        c->held = first->next;
+        free(first);
+    }
+    if (t->kind == BACKEND_GONE) {
+        cvm_forget(c);
+    }
+}
 
 static void event_arrives(struct sim *s, void *arg, int64_t n)
 {
@@ -23,6 +52,7 @@ static void event_arrives(struct sim *s, void *arg, int64_t n)
     struct backend_event ev = {.kind = t->kind,
                                .job = t->job,
                                .attempt = t->attempt,
+                               .seq = t->seq,
                                .detail = t->detail,
                                .exit_code = t->exit_code,
                                .pid = 4711,
@@ -38,7 +68,9 @@ static void event_arrives(struct sim *s, void *arg, int64_t n)
         }
         sim_trace(s, t->launcher->name, "<- backend event %d of %s.%u %s", (int)t->kind, t->job,
                   t->attempt, t->detail);
-        (void)node_call(t->launcher, launcher_on_backend_event, &ev);
+        if (node_call(t->launcher, launcher_on_backend_event, &ev) == 0 && t->cvm) {
+            stored(t);
+        }
     }
     free(t);
 }
@@ -50,36 +82,78 @@ void host_drop(const struct event *ev)
     }
 }
 
+static struct to_launcher make(struct node *launcher, const char *job, uint32_t attempt,
+                               enum backend_event_kind kind, const char *detail,
+                               const Coffer__V1__Refusal *refusal, int exit_code)
+{
+    struct to_launcher t = {
+        .kind = kind, .attempt = attempt, .exit_code = exit_code, .launcher = launcher};
+
+    snprintf(t.job, sizeof(t.job), "%s", job);
+    snprintf(t.detail, sizeof(t.detail), "%s", detail ? detail : "");
+    if (refusal) {
+        t.has_refusal = 1;
+        err_from_refusal(&t.refusal, refusal);
+        snprintf(t.refusal_by, sizeof(t.refusal_by), "%s", refusal->by);
+    }
+    return t;
+}
+
+static void send_to(const struct to_launcher *t, int64_t in_ms)
+{
+    if (t->launcher->engine) {
+        struct to_launcher *copy = xmemdup(t, sizeof(*t));
+        copy->epoch = t->launcher->epoch;
+        sim_in(t->launcher->sim, in_ms, event_arrives, copy, 0);
+    }
+}
+
 static void tell(struct node *launcher, const char *job, uint32_t attempt,
                  enum backend_event_kind kind, const char *detail,
                  const Coffer__V1__Refusal *refusal, int exit_code, int64_t in_ms)
 {
-    struct to_launcher *t = xcalloc(1, sizeof(*t));
+    struct to_launcher t = make(launcher, job, attempt, kind, detail, refusal, exit_code);
 
-    if (!launcher->engine) {
-        free(t);
+    send_to(&t, in_ms);
+}
+
+/* By its keeper, which holds it until it is stored. */
+static void tell_kept(struct cvm_run *c, enum backend_event_kind kind, const char *detail,
+                      const Coffer__V1__Refusal *refusal, int exit_code, int64_t in_ms)
+{
+    struct to_launcher t = make(c->launcher, c->job, c->attempt, kind, detail, refusal, exit_code);
+    struct to_launcher **at = &c->held;
+
+    if (!c->kept) {
         return;
     }
-    *t = (struct to_launcher){.kind = kind,
-                              .attempt = attempt,
-                              .exit_code = exit_code,
-                              .launcher = launcher,
-                              .epoch = launcher->epoch};
-    snprintf(t->job, sizeof(t->job), "%s", job);
-    snprintf(t->detail, sizeof(t->detail), "%s", detail ? detail : "");
-    if (refusal) {
-        t->has_refusal = 1;
-        err_from_refusal(&t->refusal, refusal);
-        snprintf(t->refusal_by, sizeof(t->refusal_by), "%s", refusal->by);
+    t.cvm = c;
+    t.seq = ++c->seq;
+    while (*at) {
+        at = &(*at)->next;
     }
-    sim_in(launcher->sim, in_ms, event_arrives, t, 0);
+    *at = xmemdup(&t, sizeof(t));
+    if (c->epoch == c->launcher->epoch) {
+        send_to(&t, in_ms);
+    }
+}
+
+/* A new launcher connects to the keeper, which says again what is not stored. */
+static void connect_keeper(struct cvm_run *c)
+{
+    if (c->epoch != c->launcher->epoch) {
+        c->epoch = c->launcher->epoch;
+        for (const struct to_launcher *t = c->held; t; t = t->next) {
+            send_to(t, 1);
+        }
+    }
 }
 
 /* In the order they are told. */
 void host_event(struct cvm_run *c, enum backend_event_kind kind, const char *detail,
                 const Coffer__V1__Refusal *refusal, int exit_code)
 {
-    tell(c->launcher, c->job, c->attempt, kind, detail, refusal, exit_code, 1);
+    tell_kept(c, kind, detail, refusal, exit_code, 1);
 }
 
 size_t cvms_alive(const struct sim *s)
@@ -115,7 +189,7 @@ void cvm_ended(struct cvm_run *c, int exit_code)
 {
     if (c->alive) {
         cvm_kill(c, exit_code ? "ended" : "done");
-        tell(c->launcher, c->job, c->attempt, BACKEND_GONE, NULL, NULL, exit_code, 2);
+        tell_kept(c, BACKEND_GONE, NULL, NULL, exit_code, 2);
     }
 }
 
@@ -188,11 +262,14 @@ static void launch(struct node *launcher, const Coffer__V1__LaunchCvm *l)
     snprintf(c->tee, sizeof(c->tee), "sample");
     c->spec_jws = xstrdup(l->spec_jws);
     c->deadline_ms = l->deadline_ms;
-    c->alive = 1;
+    c->alive = c->kept = 1;
+    c->epoch = launcher->epoch;
     s->cvms[s->n_cvms++] = c;
     s->counts[COUNT_ATTEMPTS]++;
     sim_trace(s, launcher->name, "CVM %s.%u starts", l->job, l->attempt);
-    host_event(c, BACKEND_STARTED, NULL, NULL, 0);
+    struct to_launcher started = make(launcher, c->job, c->attempt, BACKEND_STARTED, NULL, NULL, 0);
+    started.cvm = c;
+    send_to(&started, 1);
     if (sim_chance(s, s->f.launch) && sim_random(s, 3) == 0) {
         sim_trace(s, launcher->name, "fault: CVM %s.%u hangs", l->job, l->attempt);
         return;
@@ -216,10 +293,27 @@ static void destroy(struct node *launcher, const Coffer__V1__DestroyCvm *d)
                   d->attempt);
         return; /* the launcher asks again */
     }
-    if (c) {
-        cvm_kill(c, d->reason);
+    if (!c || !c->kept) {
+        tell(launcher, d->job, d->attempt, BACKEND_LOST, NULL, NULL, 137, sim_between(s, 5, 500));
+        return;
     }
-    tell(launcher, d->job, d->attempt, BACKEND_GONE, NULL, NULL, 137, sim_between(s, 5, 500));
+    connect_keeper(c);
+    if (c->alive) {
+        cvm_kill(c, d->reason);
+        tell_kept(c, BACKEND_GONE, NULL, NULL, 137, sim_between(s, 5, 500));
+    }
+}
+
+static void go_on(struct node *launcher, const Coffer__V1__DestroyCvm *d)
+{
+    struct cvm_run *c = find(launcher->sim, launcher, d->job, d->attempt);
+
+    if (c && c->kept) {
+        sim_trace(launcher->sim, launcher->name, "CVM %s.%u is adopted", d->job, d->attempt);
+        connect_keeper(c);
+    } else {
+        tell(launcher, d->job, d->attempt, BACKEND_LOST, NULL, NULL, 137, 5);
+    }
 }
 
 void host_action(struct node *launcher, int kind, struct bytes data)
@@ -231,9 +325,10 @@ void host_action(struct node *launcher, int kind, struct bytes data)
         coffer__v1__launch_cvm__free_unpacked(l, NULL);
         return;
     }
-    case LAUNCHER_ACT_DESTROY: {
+    case LAUNCHER_ACT_DESTROY:
+    case LAUNCHER_ACT_ADOPT: {
         Coffer__V1__DestroyCvm *d = coffer__v1__destroy_cvm__unpack(NULL, data.n, data.p);
-        destroy(launcher, d);
+        (kind == LAUNCHER_ACT_ADOPT ? go_on : destroy)(launcher, d);
         coffer__v1__destroy_cvm__free_unpacked(d, NULL);
         return;
     }
@@ -255,7 +350,7 @@ void host_started(struct node *launcher)
     launcher_set_facts(engine_svc(launcher->engine), &facts);
 }
 
-/* Its children die with it, or some stay behind without anybody to watch them. */
+/* Its CVMs go on, or are ended for want of a launcher; what it had not recorded, always. */
 void host_crashed(struct node *launcher)
 {
     struct sim *s = launcher->sim;
@@ -263,8 +358,9 @@ void host_crashed(struct node *launcher)
 
     for (size_t i = 0; i < s->n_cvms; i++) {
         struct cvm_run *c = s->cvms[i];
-        if (c->launcher == launcher && c->alive && all) {
+        if (c->launcher == launcher && (all || !c->go)) {
             cvm_kill(c, "with its launcher");
+            cvm_forget(c);
         }
     }
 }
