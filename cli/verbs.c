@@ -156,6 +156,26 @@ const struct verb cli_verbs[] = {
     {"host ls", verb_host_ls, "list the hosts whose virtual TPMs are believed", "", 0, 0, VERB_JSON,
      opts_host_ls, NULL, "coffer host ls --hosts hosts.json"},
 
+    {"appraise", verb_appraise, "check that evidence is genuine, offline", "EVIDENCE", 1, 1,
+     VERB_JSON, opts_appraise, help_appraise,
+     "coffer appraise --tee tdx quote.bin\n"
+     "coffer appraise --tee tdx --collateral collateral/ --at 2026-02-03T01:00:00Z quote.bin\n"
+     "coffer appraise --tee snp --collateral vcek.pem,chain.pem --json report.bin | jq "
+     ".tcb_status"},
+    {"policy test", verb_policy_test, "say rule by rule what a policy makes of evidence",
+     "[EVIDENCE]", 0, 1, VERB_JSON, opts_policy_test, help_policy_test,
+     "coffer policy test --policy strict.yaml --tee tdx --collateral collateral/ quote.bin\n"
+     "coffer policy test --policy v2.yaml --against v3.yaml --claims claims.json"},
+    {"policy check", verb_policy_check, "check that a policy is well-formed", "POLICY.yaml", 1, 1,
+     VERB_JSON, NULL, NULL, "coffer policy check strict.yaml"},
+    {"policy show", verb_policy_show, "print the policy that stands when none is configured", "", 0,
+     0, 0, NULL, NULL, "coffer policy show > mine.yaml"},
+    {"refvals sign", verb_refvals_sign, "sign reference values for policies", "VALUES.json", 1, 1,
+     0, opts_refvals_sign,
+     "VALUES.json is {\"NAME\": [VALUE...]}; the line printed is added to the verifier's file "
+     "reference-values.",
+     "coffer refvals sign --release-key release.jwk values.json >> refvals.jws"},
+
     {"gate ls", verb_gate_ls, "list held results", "", 0, 0, BUS, NULL, NULL, "coffer gate ls"},
     {"gate show", verb_gate_show, "show a result's score and reasons", "JOB", 1, 1, BUS | VERB_JOB,
      NULL, NULL, "coffer gate show jrxf"},

@@ -37,6 +37,15 @@ int verb_keyprovider(struct cli *c, int argc, char **argv);
 extern const struct cli_opt opts_image_key_new[], opts_image_encrypt[], opts_image_build[],
     opts_image_measure[];
 
+/* appraise.c, policy.c */
+int verb_appraise(struct cli *c, int argc, char **argv);
+int verb_policy_test(struct cli *c, int argc, char **argv);
+int verb_policy_check(struct cli *c, int argc, char **argv);
+int verb_policy_show(struct cli *c, int argc, char **argv);
+int verb_refvals_sign(struct cli *c, int argc, char **argv);
+extern const struct cli_opt opts_appraise[], opts_policy_test[], opts_refvals_sign[];
+extern const char help_appraise[], help_policy_test[];
+
 /* store.c */
 int verb_store_add(struct cli *c, int argc, char **argv);
 int verb_store_ls(struct cli *c, int argc, char **argv);
