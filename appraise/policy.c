@@ -15,14 +15,19 @@ size_t policy_n_rules(const struct policy *p)
     return p->n;
 }
 
-int policy_is_for(const struct policy *p, const char *tee)
+static int listed(const struct tee_list *l, const char *tee)
 {
-    int found = !p->n_tees;
+    int found = !l->n;
 
-    for (size_t i = 0; i < p->n_tees; i++) {
-        found |= streq(p->tees[i], tee);
+    for (size_t i = 0; i < l->n; i++) {
+        found |= streq(l->v[i], tee);
     }
     return found;
+}
+
+int policy_is_for(const struct policy *p, const char *tee)
+{
+    return listed(&p->tees, tee);
 }
 
 const char *rule_outcome_name(enum rule_outcome o)
@@ -247,11 +252,12 @@ static void take_effect(int vector[EAR_VECTOR_N], int spoken[EAR_VECTOR_N], cons
 
 /* A member that a rule would affirm, and none did because the claims are not there, is not the
  * appraiser's any more: it warns. */
-static void unsay(const struct policy *p, int vector[EAR_VECTOR_N], const int spoken[EAR_VECTOR_N])
+static void unsay(const struct policy *p, const char *tee, int vector[EAR_VECTOR_N],
+                  const int spoken[EAR_VECTOR_N])
 {
     for (size_t m = 0; m < EAR_VECTOR_N; m++) {
         for (size_t i = 0; i < p->n; i++) {
-            if (p->rules[i].pass[m] >= 0 && !spoken[m]) {
+            if (p->rules[i].pass[m] >= 0 && !spoken[m] && listed(&p->rules[i].tees, tee)) {
                 vector[m] = NOTHING_SAID;
             }
         }
@@ -281,8 +287,9 @@ static int refuse(const struct rule *rule, const json_t *claim, const json_t *va
     return err_refuse(e, ERR_DENIED, clause, r.expected, "%s", actual);
 }
 
-int policy_apply(const struct policy *p, refval_fn refval, void *refval_arg, int64_t now_ms,
-                 struct appraisal *a, struct rule_result **ret_results, struct err *e)
+int policy_apply(const struct policy *p, const char *tee, refval_fn refval, void *refval_arg,
+                 int64_t now_ms, struct appraisal *a, struct rule_result **ret_results,
+                 struct err *e)
 {
     struct rule_result *results = ret_results ? xcalloc(p->n, sizeof(*results)) : NULL;
     int spoken[EAR_VECTOR_N] = {0}, rc = 0;
@@ -293,7 +300,8 @@ int policy_apply(const struct policy *p, refval_fn refval, void *refval_arg, int
         const json_t *value = !rule->ref ? rule->value
                               : refval   ? refval(refval_arg, rule->ref)
                                          : NULL;
-        enum rule_outcome o = judge(rule, claim, value, now_ms);
+        enum rule_outcome o =
+            listed(&rule->tees, tee) ? judge(rule, claim, value, now_ms) : RULE_SKIPPED;
         if (o != RULE_SKIPPED) {
             take_effect(a->vector, spoken, o == RULE_PASSED ? rule->pass : rule->fail);
         }
@@ -304,7 +312,7 @@ int policy_apply(const struct policy *p, refval_fn refval, void *refval_arg, int
             report(rule, claim, value, o, &results[i]);
         }
     }
-    unsay(p, a->vector, spoken);
+    unsay(p, tee, a->vector, spoken);
     a->policy_id = p->id;
     if (ret_results) {
         *ret_results = results;

@@ -7,6 +7,7 @@
  *   tees: [tdx]                     whose evidence it is for; absent: every TEE's
  *   rules:
  *     - name: no debug
+ *       tees: [tdx]                 as above, for one rule
  *       claim: td_attributes.debug  members by dots; as a list when a name has dots in it
  *       op: eq                      see enum policy_op
  *       value: false                or `ref: NAME`, a reference value
@@ -82,10 +83,11 @@ struct rule_result {
     const int *effect; /* EAR_VECTOR_N members, -1: none; NULL when skipped; borrowed */
 };
 
-/* Judges a->claims at now_ms and sets a->vector and a->policy_id. Every rule is evaluated; the
- * results, when asked for, are an owned array of policy_n_rules. ERR_DENIED with clause
- * "policy.<rule>" when a rule refuses; a->vector is set nevertheless. */
-int policy_apply(const struct policy *p, refval_fn refval, void *refval_arg, int64_t now_ms,
-                 struct appraisal *a, struct rule_result **ret_results, struct err *e);
+/* Judges a->claims, of a TEE that the policy is for, at now_ms and sets a->vector and a->policy_id.
+ * Every rule is evaluated; the results, when asked for, are an owned array of policy_n_rules.
+ * ERR_DENIED with clause "policy.<rule>" when a rule refuses; a->vector is set nevertheless. */
+int policy_apply(const struct policy *p, const char *tee, refval_fn refval, void *refval_arg,
+                 int64_t now_ms, struct appraisal *a, struct rule_result **ret_results,
+                 struct err *e);
 
 #endif

@@ -4,8 +4,17 @@
 
 #include "appraise/policy.h"
 
+#define POLICY_MAX_TEES 16
+
+/* Whose evidence something is for; n 0: every TEE's. */
+struct tee_list {
+    char v[POLICY_MAX_TEES][TEE_NAME_MAX + 1];
+    size_t n;
+};
+
 struct rule {
     char *name;
+    struct tee_list tees;
     char *path[POLICY_PATH_MAX];
     size_t n_path;
     enum policy_op op;
@@ -17,8 +26,7 @@ struct rule {
 
 struct policy {
     char *id;
-    char tees[16][TEE_NAME_MAX + 1];
-    size_t n_tees; /* 0: all */
+    struct tee_list tees;
     struct rule rules[POLICY_MAX_RULES];
     size_t n;
 };

@@ -424,14 +424,34 @@ static int read_missing(struct reader *r, const struct member *m, struct rule *r
     return 0;
 }
 
+static int read_tees(struct reader *r, const struct member *m, struct tee_list *ret)
+{
+    const yaml_node_t *n = m->value;
+
+    if (!n) {
+        return 0;
+    }
+    if (n->type != YAML_SEQUENCE_NODE) {
+        return bad(r, n, m->key, "a list", kind_of(n));
+    }
+    for (yaml_node_item_t *i = n->data.sequence.items.start; i < n->data.sequence.items.top; i++) {
+        const char *t = text_of(node_at(r, *i));
+        if (!t || !appraiser_find(t) || ret->n == POLICY_MAX_TEES) {
+            return bad(r, node_at(r, *i), m->key, appraiser_names(), kind_of(node_at(r, *i)));
+        }
+        snprintf(ret->v[ret->n++], sizeof(ret->v[0]), "%s", t);
+    }
+    return ret->n ? 0 : bad(r, n, m->key, "at least one TEE, or no such field", "none");
+}
+
 static int read_rule(struct reader *r, const struct policy *p, const yaml_node_t *n,
                      struct rule *rule)
 {
-    enum { NAME, CLAIM, OP, VALUE, REF, MISSING, PASS, FAIL, REFUSE, N };
+    enum { NAME, TEES, CLAIM, OP, VALUE, REF, MISSING, PASS, FAIL, REFUSE, N };
     struct member m[N + 1] = {
-        [NAME] = {"name"},   [CLAIM] = {"claim"}, [OP] = {"op"},
-        [VALUE] = {"value"}, [REF] = {"ref"},     [MISSING] = {"missing"},
-        [PASS] = {"pass"},   [FAIL] = {"fail"},   [REFUSE] = {"refuse"},
+        [NAME] = {"name"},   [TEES] = {"tees"},     [CLAIM] = {"claim"},     [OP] = {"op"},
+        [VALUE] = {"value"}, [REF] = {"ref"},       [MISSING] = {"missing"}, [PASS] = {"pass"},
+        [FAIL] = {"fail"},   [REFUSE] = {"refuse"},
     };
     const char *name;
 
@@ -445,10 +465,10 @@ static int read_rule(struct reader *r, const struct policy *p, const yaml_node_t
         }
     }
     rule->name = xstrdup(name);
-    if (read_path(r, n, &m[CLAIM], rule) || read_op(r, n, &m[OP], &rule->op) ||
-        read_operand(r, n, &m[VALUE], &m[REF], rule) || read_missing(r, &m[MISSING], rule) ||
-        read_effect(r, &m[PASS], rule->pass) || read_effect(r, &m[FAIL], rule->fail) ||
-        read_bool(r, &m[REFUSE], &rule->refuse)) {
+    if (read_tees(r, &m[TEES], &rule->tees) || read_path(r, n, &m[CLAIM], rule) ||
+        read_op(r, n, &m[OP], &rule->op) || read_operand(r, n, &m[VALUE], &m[REF], rule) ||
+        read_missing(r, &m[MISSING], rule) || read_effect(r, &m[PASS], rule->pass) ||
+        read_effect(r, &m[FAIL], rule->fail) || read_bool(r, &m[REFUSE], &rule->refuse)) {
         return -1;
     }
     for (size_t i = 0; i < EAR_VECTOR_N; i++) {
@@ -485,26 +505,6 @@ static int read_rules(struct reader *r, const yaml_node_t *of, const struct memb
     return p->n ? 0 : bad(r, n, m->key, "at least one rule", "none");
 }
 
-static int read_tees(struct reader *r, const struct member *m, struct policy *p)
-{
-    const yaml_node_t *n = m->value;
-
-    if (!n) {
-        return 0;
-    }
-    if (n->type != YAML_SEQUENCE_NODE) {
-        return bad(r, n, m->key, "a list", kind_of(n));
-    }
-    for (yaml_node_item_t *i = n->data.sequence.items.start; i < n->data.sequence.items.top; i++) {
-        const char *t = text_of(node_at(r, *i));
-        if (!t || !appraiser_find(t) || p->n_tees == ARRAY_LEN(p->tees)) {
-            return bad(r, node_at(r, *i), m->key, appraiser_names(), kind_of(node_at(r, *i)));
-        }
-        snprintf(p->tees[p->n_tees++], sizeof(p->tees[0]), "%s", t);
-    }
-    return p->n_tees ? 0 : bad(r, n, m->key, "at least one TEE, or no such field", "none");
-}
-
 static int read_metadata(struct reader *r, const yaml_node_t *of, const struct member *m,
                          struct policy *p)
 {
@@ -531,7 +531,7 @@ static int read_document(struct reader *r, struct policy *p)
 
     return read_members(r, root, "the document", m) || need_equal(r, root, &m[0], "coffer/v1") ||
                    need_equal(r, root, &m[1], "AppraisalPolicy") ||
-                   read_metadata(r, root, &m[2], p) || read_tees(r, &m[3], p) ||
+                   read_metadata(r, root, &m[2], p) || read_tees(r, &m[3], &p->tees) ||
                    read_rules(r, root, &m[4], p)
                ? -1
                : 0;

@@ -34,7 +34,7 @@ static int apply(const char *rules, struct appraisal *a, struct rule_result **re
         fail_msg("%s", e->msg);
     }
     a->claims = json_loads(claims_text, 0, NULL);
-    int rc = policy_apply(p, refval, refs, NOW_MS, a, results, e);
+    int rc = policy_apply(p, "vtpm", refval, refs, NOW_MS, a, results, e);
     json_decref(a->claims);
     a->claims = NULL;
     a->policy_id = NULL;
@@ -142,6 +142,16 @@ static void test_effects(void **state)
     assert_int_equal(a.vector[EAR_CONFIGURATION], 32); /* nothing said */
     assert_int_equal(a.vector[EAR_RUNTIME_OPAQUE], 2);
     assert_int_equal(a.vector[EAR_FILE_SYSTEM], 0);
+
+    /* a rule of another TEE says nothing */
+    a.vector[EAR_HARDWARE] = 2;
+    assert_int_equal(
+        apply("  - {name: a, tees: [sample], claim: svn, op: ge, value: 9, pass: {hardware: 2}}\n"
+              "  - {name: b, tees: [sample, vtpm], claim: svn, op: ge, value: 9, refuse: true}\n",
+              &a, NULL, &e),
+        -1);
+    assert_int_equal(a.vector[EAR_HARDWARE], 2);
+    assert_string_equal(e.clause, "policy.b");
 }
 
 static void test_refusal(void **state)
@@ -179,7 +189,8 @@ static void test_malformed(void **state)
         {"apiVersion: coffer/v1\nkind: AppraisalPolicy\n", "metadata: expected name and version"},
         {HEAD, "rules: expected a list, found "},
         {HEAD " []\n", "rules: expected at least one rule, found none"},
-        {HEAD "  - {nam: x}\n", "p.yaml:5: rules: expected one of name, claim, op"},
+        {HEAD "  - {nam: x}\n", "p.yaml:5: rules: expected one of name, tees, claim, op"},
+        {HEAD "  - {name: x, tees: [q], claim: a, op: exists, refuse: true}\n", "tees: expected"},
         {HEAD "  - {name: x}\n", "p.yaml:5: claim: expected names with dots"},
         {HEAD "  - {name: x, name: y}\n", "name: expected each field once, found it again"},
         {HEAD "  - {name: x, claim: a..b, op: exists, pass: {}}\n", "claim: expected names"},

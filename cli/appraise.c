@@ -117,7 +117,8 @@ static int appraise(struct cli *c, struct appraise_job *j, const struct policy *
     int rc = appraise_job_run(j, &why);
 
     if (!rc && policy) {
-        rc = policy_apply(policy, refvals_lookup, j->refvals, j->at_ms, &j->appraisal, NULL, &why);
+        rc = policy_apply(policy, j->tee->tee, refvals_lookup, j->refvals, j->at_ms, &j->appraisal,
+                          NULL, &why);
     }
     if (j->passed_over) {
         cli_note(c, "%zu files of unknown form were passed over", j->passed_over);

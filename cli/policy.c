@@ -60,8 +60,8 @@ static void judge(struct verdict *v, const struct appraise_job *j)
 {
     struct appraisal a = j->appraisal; /* only its vector and policy change */
 
-    v->refused =
-        policy_apply(v->policy, refvals_lookup, j->refvals, j->at_ms, &a, &v->results, &v->why) < 0;
+    v->refused = policy_apply(v->policy, j->tee->tee, refvals_lookup, j->refvals, j->at_ms, &a,
+                              &v->results, &v->why) < 0;
     memcpy(v->vector, a.vector, sizeof(v->vector));
 }
 
