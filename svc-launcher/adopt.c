@@ -41,7 +41,7 @@ static void end_left_over(struct run *r)
         r->h.pid_start = pid > 0 ? process_start(pid) : 0;
     }
     if (r->h.pid_fd < 0) {
-        run_remove_files(r);
+        run_remove_rest(r);
         r->over = 1;
         run_finish(r, BACKEND_LOST, 128 + SIGKILL);
         return;

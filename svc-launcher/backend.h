@@ -105,6 +105,9 @@ size_t kill_descendants(pid_t of, int (*keep)(void *arg, pid_t pid), void *arg);
 /* Kills the members of a session but its leader: what a killed keeper left that is not below this
  * process. */
 void kill_session(pid_t session);
+/* Kills this user's processes whose HOME the work directory is, as the worker's and its children's
+ * is; returns how many there were. */
+size_t kill_inhabitants(const char *work_dir);
 /* Removes a directory with all below it, following no links. ERR_IO. */
 int remove_tree(const char *path, struct err *e);
 

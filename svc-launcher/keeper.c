@@ -380,13 +380,12 @@ static void from_launcher(struct keeper *k, int64_t now_ms)
     }
 }
 
-static void greet(struct keeper *k, int64_t now_ms)
+static void greet(struct keeper *k)
 {
     k->orphan_at_ms = NEVER;
     backlog_rewind(&k->backlog);
-    if (link_send(k->conn, LINK_HELLO, LINK_VERSION, BYTES(NULL, 0)) != 0) {
-        hang_up(k, now_ms);
-    }
+    /* If it is gone again, that is read after what it said before. */
+    (void)link_send(k->conn, LINK_HELLO, LINK_VERSION, BYTES(NULL, 0));
 }
 
 /* One at a time: the last one to come, because a dead one's descriptors may live a little longer
@@ -402,7 +401,7 @@ static void accept_launcher(struct keeper *k, int64_t now_ms)
             hang_up(k, now_ms);
         }
         k->conn = fd;
-        greet(k, now_ms);
+        greet(k);
     }
 }
 
@@ -551,7 +550,7 @@ int keeper_main(int argc, char **argv)
         k.phase = ENDING;
     }
     if (k.conn >= 0) {
-        greet(&k, monotonic_ms());
+        greet(&k);
     } else {
         k.orphan_at_ms = 0;
     }

@@ -61,8 +61,8 @@ void run_watch(struct run *r);
 void run_finish(struct run *r, enum backend_event_kind kind, int exit_code);
 /* The keeper is to end; it is killed if it does not. `sig`: SIGTERM or KEEPER_SIGNAL_FORGET. */
 void run_end_keeper(struct run *r, int sig);
-/* Removes the work directory and the socket. */
-void run_remove_files(struct run *r);
+/* Without a keeper: ends what still runs of it, removes the work directory and the socket. */
+void run_remove_rest(struct run *r);
 
 /* ---- adopt.c --------------------------------------------------------------------------------- */
 

@@ -136,19 +136,60 @@ void kill_session(pid_t session)
     free(v);
 }
 
+/* The start of a file of /proc/<pid> that holds texts which end with NUL each, if it is of a
+ * process of this user; a NUL more follows. The number of bytes, or -1. */
+static ssize_t read_texts(pid_t pid, const char *file, char *out, size_t size)
+{
+    char path[64];
+    struct stat st;
+
+    snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
+    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, out, size - 1);
+    if (n <= 0 || fstat(fd, &st) < 0 || st.st_uid != geteuid()) {
+        return -1;
+    }
+    out[n] = '\0';
+    return n;
+}
+
+static int is_at_home(pid_t pid, const char *work_dir)
+{
+    char text[16384];
+    ssize_t n = read_texts(pid, "environ", text, sizeof(text));
+
+    for (const char *p = text; n > 0 && p < text + n; p += strlen(p) + 1) {
+        if (strncmp(p, "HOME=", 5) == 0) {
+            return streq(p + 5, work_dir);
+        }
+    }
+    return 0;
+}
+
+size_t kill_inhabitants(const char *work_dir)
+{
+    struct process *v = NULL;
+    size_t n = list_processes(&v), killed = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        if (v[i].pid != getpid() && is_at_home(v[i].pid, work_dir)) {
+            kill(v[i].pid, SIGKILL);
+            killed++;
+        }
+    }
+    free(v);
+    return killed;
+}
+
 /* Whether the arguments are those of this directory's keeper; they end with NUL each. */
 static int is_keeper_of(pid_t pid, const char *work_dir)
 {
-    char path[64], text[8192];
-    struct stat st;
+    char text[8192];
+    ssize_t n = read_texts(pid, "cmdline", text, sizeof(text));
 
-    snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
-    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-    if (n <= 0 || fstat(fd, &st) < 0 || st.st_uid != geteuid()) {
+    if (n <= 0) {
         return 0;
     }
-    text[n] = '\0';
     const char *p = text;
     for (int arg = 0; p < text + n; arg++, p += strlen(p) + 1) {
         if (arg == 1 && !streq(p, KEEPER_VERB)) {
