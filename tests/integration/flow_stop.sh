@@ -19,15 +19,6 @@ wait_running() {
     fail "$1 does not run"
 }
 
-# No process of a worker or a workload is left.
-assert_no_workers() {
-    for _ in $(seq 100); do
-        pgrep -P "$(pid_of svc-launcher)" >/dev/null || return 0
-        sleep 0.1
-    done
-    fail "the launcher still has children: $(pgrep -a -P "$(pid_of svc-launcher)")"
-}
-
 say "cancel: only its consumer may"
 start_sleeper
 status=0
@@ -37,7 +28,7 @@ coffer cancel "$JOB" --key "$XDG_CONFIG_HOME/stranger.jwk" 2>"$WORK/err" || stat
 coffer cancel "$JOB" >/dev/null
 wait_state "$JOB" 20 cancelled
 assert_events "$JOB"
-assert_no_workers
+wait_no_cvm
 coffer cancel "$JOB" >"$WORK/err" 2>&1 || true
 [ "$(state_of "$JOB")" = cancelled ] || fail "it is not cancelled any more"
 
@@ -65,7 +56,7 @@ failed | timed-out) ;;
 esac
 coffer explain "$JOB" --json | jq -r .reason.message | grep -qi 'time' || fail "the reason names no time"
 assert_events "$JOB"
-assert_no_workers
+wait_no_cvm
 
 say "cancelled while it waits in the queue"
 TEE='{mode: required, types: [tdx]}' job_yaml >"$WORK/job.yaml"

@@ -12,21 +12,6 @@ set_up
 set_up_admissions
 "$SOURCE/tests/integration/expected.awk" "$CACHE/admissions.csv" | LC_ALL=C sort >"$WORK/expected.csv"
 
-# What a VM consists of on this host.
-vm_processes() {
-    local launcher
-    launcher=$(pid_of svc-launcher) || return 0
-    pgrep -P "$launcher" || true
-}
-wait_no_vm() {
-    for _ in $(seq 100); do
-        [ -z "$(vm_processes)" ] && [ -z "$(ls -A "$DATA/launcher/cvm" 2>/dev/null)" ] && return 0
-        sleep 0.2
-    done
-    ps -ef --forest >&2
-    ls -lR "$DATA/launcher/cvm" >&2 || true
-    fail "something is left of a VM"
-}
 right() {
     tail -n +2 "$1/by-group.csv" | LC_ALL=C sort | diff -u "$WORK/expected.csv" - >&2 || fail "the result is wrong"
 }
@@ -44,7 +29,7 @@ coffer logs "$JOB" | tee "$WORK/logs"
 for phase in attest keys unpack run; do
     grep -q "  $phase\$" "$WORK/logs" || fail "coffer logs has no $phase"
 done
-wait_no_vm
+wait_no_cvm
 
 say "two VMs at once"
 job_yaml >"$WORK/job.yaml"
@@ -53,7 +38,7 @@ wait_state "$one" 60 released
 wait_state "$two" 60 released
 coffer result "$two" --out "$WORK/two" >/dev/null
 right "$WORK/two"
-wait_no_vm
+wait_no_cvm
 
 say "QEMU is killed: another VM, another attempt"
 ATTEMPTS=2 ARGS='["/bin/sh", "-c", "/bin/analyse; sleep 3"]' job_yaml >"$WORK/job.yaml"
@@ -64,7 +49,7 @@ qemu=$(pgrep -f "qemu-system-x86_64.*$JOB" | head -n 1) || true
 kill -KILL "$qemu"
 wait_state "$JOB" 90 released
 [ "$(coffer status "$JOB" --json | jq .attempt)" -eq 2 ] || fail "attempt"
-wait_no_vm
+wait_no_cvm
 
 say "nats-server is killed: the same VM goes on over a new connection"
 ARGS='["/bin/sh", "-c", "/bin/analyse; sleep 5"]' job_yaml >"$WORK/job.yaml"
@@ -74,7 +59,7 @@ kill -KILL "$(pid_of nats-server)"
 wait_answers
 wait_state "$JOB" 90 released
 [ "$(coffer status "$JOB" --json | jq .attempt)" -eq 1 ] || fail "attempt"
-wait_no_vm
+wait_no_cvm
 
 say "a hardware type is never met by a VM with a virtual TPM"
 TEE='{mode: required, types: [tdx, snp]}' job_yaml >"$WORK/job.yaml"
@@ -90,6 +75,6 @@ TEE_TYPE=tdx TEE_STATUS=affirming grant "$SEALED_FILE" >/dev/null
 run_job 5 "$WORK/none"
 coffer explain "$JOB" --json | jq -e '.reason.clause | startswith("grant.tee")' >/dev/null ||
     fail "explain: $(coffer explain "$JOB")"
-wait_no_vm
+wait_no_cvm
 stop_dev
 ! grep -a child.ended "$DEV_LOG" | grep -v nats-server || fail "a service ended by itself"

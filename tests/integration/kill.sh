@@ -53,12 +53,10 @@ while [ "$over" -lt "$JOBS" ]; do
             victim=${victims[$((RANDOM % ${#victims[@]}))]}
         fi
         if [ "$victim" = worker ]; then
-            # This stack's, not those of a test beside it: the launcher's children and theirs.
-            # Without a launcher, or children of it, nobody: `pgrep -P 0` would name strangers.
+            # This stack's, not those of a test beside it: keepers and their children.
             pid=
-            if launcher=$(pid_of svc-launcher) && [ -n "$launcher" ] &&
-                keepers=$(pgrep -d, -P "$launcher") && [ -n "$keepers" ]; then
-                pid=$({ pgrep -P "$launcher"; pgrep -P "$keepers"; } | shuf -n 1) || true
+            if keepers=$(keepers | paste -sd,) && [ -n "$keepers" ]; then
+                pid=$({ tr , '\n' <<<"$keepers"; pgrep -P "$keepers"; } | shuf -n 1) || true
             fi
         else
             pid=$(pid_of "$victim") || true
@@ -104,6 +102,7 @@ for _ in $(seq 150); do
 done
 sleep 1
 stop_dev
+wait_no_cvm
 
 say "the books"
 cp -r "$DATA/nats/js" "$WORK/js"

@@ -100,6 +100,20 @@ alive() { grep -q '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status" 2>/dev/n
 
 pid_of() { cat "$DATA/pids/$1" 2>/dev/null; }
 
+# This stack's keepers: one for each CVM, children of the launcher that made it, or of nobody any more.
+keepers() { pgrep -f "cvm-keeper .*$DATA/launcher/cvm/" || true; }
+
+# Nothing runs or lies about of any CVM.
+wait_no_cvm() {
+    for _ in $(seq 150); do
+        [ -z "$(keepers)" ] && [ -z "$(ls -A "$DATA/launcher/cvm" 2>/dev/null)" ] && return 0
+        sleep 0.2
+    done
+    ps -ef --forest >&2
+    ls -lR "$DATA/launcher/cvm" >&2 || true
+    fail "something is left of a CVM"
+}
+
 # After something was killed: until every service that clients ask answers again.
 wait_answers() {
     for _ in $(seq 100); do
