@@ -9,7 +9,9 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sqlite3.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include "common/fileio.h"
@@ -546,6 +548,70 @@ static void a_keeper_that_is_stopped(void **state)
     is_lost();
 }
 
+/* A keeper that another program made: it listens, and says `packet`. It ends as asked. */
+static pid_t start_impostor(struct bytes packet)
+{
+    int listener = -1;
+    struct err e = {0};
+
+    assert_int_equal(unlink(path_of(".sock")), 0);
+    assert_int_equal(link_listen(path_of(".sock"), &listener, &e), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        int fd = -1;
+        /* Who listens last is who the socket belongs to. */
+        for (int i = 0; listen(listener, 4) == 0 && i < 3000 && fd < 0; i++) {
+            usleep(10000);
+            fd = link_accept(listener);
+        }
+        ssize_t n = send(fd, packet.p, packet.n, MSG_NOSIGNAL);
+        (void)n;
+        for (int i = 0; i < 600; i++) {
+            usleep(100000);
+        }
+        _exit(0);
+    }
+    close(listener);
+    return pid;
+}
+
+static void is_not_a_keeper(struct bytes packet)
+{
+    char text[200];
+    int status = 0;
+
+    pid_t k = left_behind();
+    kill(k, KEEPER_SIGNAL_FORGET);
+    kill_descendants(k, NULL, NULL);
+    kill(k, SIGKILL);
+    for (int i = 0; i < 500 && keeper(); i++) {
+        run_ms(10);
+    }
+    pid_t pid = start_impostor(packet);
+    snprintf(text, sizeof(text), "UPDATE cvm SET pid = %d, pid_start = %lld WHERE state < 3",
+             (int)pid, (long long)process_start(pid));
+    sql(text);
+    is_lost();
+    for (int i = 0; i < 500 && waitpid(pid, &status, WNOHANG) == 0; i++) {
+        run_ms(10);
+    }
+    assert_true(WIFSIGNALED(status));
+}
+
+static void a_keeper_of_another_version(void **state)
+{
+    static const uint8_t hello[LINK_HEAD_BYTES] = {LINK_HELLO, 0, 0, 0, 0, 0, 0, 0, 99};
+
+    (void)state;
+    is_not_a_keeper(BYTES(hello, sizeof(hello)));
+}
+
+static void a_keeper_that_talks_nonsense(void **state)
+{
+    (void)state;
+    is_not_a_keeper(BYTES_STR("nonsense"));
+}
+
 static void a_directory_without_a_keeper(void **state)
 {
     (void)state;
@@ -613,6 +679,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_recycled_pid_and_a_hostile_socket),
         cmocka_unit_test(a_socket_that_is_not_the_keepers),
         cmocka_unit_test(a_keeper_that_is_stopped),
+        cmocka_unit_test(a_keeper_of_another_version),
+        cmocka_unit_test(a_keeper_that_talks_nonsense),
         cmocka_unit_test(a_directory_without_a_keeper),
         cmocka_unit_test(a_keeper_killed_after_it_was_adopted),
         cmocka_unit_test(what_nobody_knows),

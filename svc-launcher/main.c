@@ -7,10 +7,11 @@
  * scheduler `booted`, `exited`, `lost`, `destroyed` and `launch-failed`.
  *
  * supervisor.c does the actions after their transaction is durable. It asks a backend (backend.h,
- * process.c) to start the CVM, feeds what comes back (lifecycle.c) into the service, and forwards
- * the CVM's log. What stands directly under the launcher is never the worker but its keeper
- * (keeper.c): this very program in another role, which adopts every orphan of the CVM, and ends
- * only when nothing of the CVM is left, be it that the launcher asks for it, or dies.
+ * process.c) to start the CVM; run.c feeds what comes back (lifecycle.c) into the service, and
+ * forwards the CVM's log. What stands directly under the launcher is never the worker but its
+ * keeper (keeper.c): this very program in another role, which takes every orphan of the CVM, and
+ * ends only when nothing of the CVM is left. It outlives the launcher for a while: the next one
+ * finds it and goes on (adopt.c, link.h).
  *
  * The other backends boot the measured guest image: the keeper then runs this program in a third
  * role, cvm-vm, which starts QEMU and swtpm without any rights, and passes on what the guest says

@@ -216,11 +216,20 @@ static int on_end(struct run *r, const struct link_msg *m)
     return tell_end(r);
 }
 
+static void drop_link(struct run *r)
+{
+    ev_io_stop(loop_of(r), &r->link);
+    if (r->h.link_fd >= 0) {
+        close(TAKE_FD(r->h.link_fd));
+    }
+}
+
 static int on_hello(struct run *r, const struct link_msg *m)
 {
     if (m->seq != LINK_VERSION) {
         log_warn("cvm.unadoptable", "its keeper speaks version %llu of the link, not %d",
                  (unsigned long long)m->seq, LINK_VERSION);
+        drop_link(r);
         run_end_keeper(r, KEEPER_SIGNAL_FORGET);
         return 0;
     }
@@ -261,14 +270,6 @@ static int deal_with(struct run *r, const struct link_msg *m)
         r->seen = m->seq;
     }
     return rc;
-}
-
-static void drop_link(struct run *r)
-{
-    ev_io_stop(loop_of(r), &r->link);
-    if (r->h.link_fd >= 0) {
-        close(TAKE_FD(r->h.link_fd));
-    }
 }
 
 /* What cannot be stored now waits in r->held, and nothing is read meanwhile. */
