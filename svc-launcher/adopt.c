@@ -34,14 +34,17 @@ static void end_left_over(struct run *r)
     char dir[1200];
 
     run_work_dir(r, dir, sizeof(dir));
-    if (r->h.pid_fd < 0) {
+    if (r->h.pid_fd < 0 && r->sup->inhabited) {
         pid_t pid = keeper_find(dir);
         r->h.pid = pid;
         r->h.pid_fd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0u) : -1;
         r->h.pid_start = pid > 0 ? process_start(pid) : 0;
     }
     if (r->h.pid_fd < 0) {
-        run_remove_rest(r);
+        if (r->sup->inhabited) {
+            run_end_inhabitants(r);
+        }
+        run_remove_files(r);
         r->over = 1;
         run_finish(r, BACKEND_LOST, 128 + SIGKILL);
         return;
@@ -137,6 +140,9 @@ void adopt_sweep(struct supervisor *sup)
 {
     struct dirent *d;
 
+    /* Looking through all processes for each of many CVMs takes its time, and after a start of the
+     * host there are none. */
+    sup->inhabited = inhabited(sup->cvm_dir);
     DIR *dir = opendir(sup->cvm_dir);
     while (dir && (d = readdir(dir))) {
         if (!streq(d->d_name, ".") && !streq(d->d_name, "..")) {

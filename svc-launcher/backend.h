@@ -108,6 +108,8 @@ void kill_session(pid_t session);
 /* Kills this user's processes whose HOME the work directory is, as the worker's and its children's
  * is; returns how many there were. */
 size_t kill_inhabitants(const char *work_dir);
+/* Whether this user has a keeper, or a process at home, in any work directory below. */
+int inhabited(const char *cvm_dir);
 /* Removes a directory with all below it, following no links. ERR_IO. */
 int remove_tree(const char *path, struct err *e);
 

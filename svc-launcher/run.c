@@ -33,15 +33,12 @@ void run_work_dir(const struct run *r, char *out, size_t size)
     snprintf(out, size, "%s/%s.%u", r->sup->cvm_dir, r->job, r->attempt);
 }
 
-void run_remove_rest(struct run *r)
+void run_remove_files(struct run *r)
 {
     char dir[1200], sock[LINK_PATH_MAX];
     struct err e = {0};
 
     run_work_dir(r, dir, sizeof(dir));
-    for (int i = 0; i < ORPHAN_ROUNDS && kill_inhabitants(dir) > 0; i++) {
-        usleep(5000);
-    }
     link_path(dir, sock);
     if (remove_tree(dir, &e) < 0 || remove_tree(sock, &e) < 0) {
         log_err(LOG_WARN, "cvm.left-over", &e);
@@ -335,6 +332,16 @@ static int is_keeper(void *arg, pid_t pid)
     return 0;
 }
 
+void run_end_inhabitants(struct run *r)
+{
+    char dir[1200];
+
+    run_work_dir(r, dir, sizeof(dir));
+    for (int i = 0; i < ORPHAN_ROUNDS && kill_inhabitants(dir) > 0; i++) {
+        usleep(5000);
+    }
+}
+
 /* A keeper was killed, so that its orphans became children of this process, if the keeper was one;
  * else of another, but they are of its session still. */
 static void end_orphans(struct run *r)
@@ -348,7 +355,8 @@ static void end_orphans(struct run *r)
     if (!r->own) {
         kill_session(r->h.pid);
     }
-    run_remove_rest(r);
+    run_end_inhabitants(r);
+    run_remove_files(r);
 }
 
 /* The keeper is gone: properly, once it had said how the CVM ended, or not. */

@@ -51,7 +51,7 @@ static void launch_failed(struct run *r, const struct err *why)
     log_context(r->job, r->attempt);
     log_err(LOG_WARN, "cvm.launch-failed", why);
     log_context(NULL, 0);
-    run_remove_rest(r);
+    run_remove_files(r);
     refusal_from_err(&refusal, why, SVC_LAUNCHER);
     failed.refusal = &refusal;
     r->over = 1;

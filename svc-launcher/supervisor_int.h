@@ -44,6 +44,7 @@ struct supervisor {
     char cvm_dir[1024], keeper[32], tpm_ca[1024], swtpm_setup[1024];
     struct host_facts facts;
     ev_timer probe;
+    int inhabited; /* there were processes of CVMs at the start */
 };
 
 /* ---- run.c ----------------------------------------------------------------------------------- */
@@ -61,8 +62,9 @@ void run_watch(struct run *r);
 void run_finish(struct run *r, enum backend_event_kind kind, int exit_code);
 /* The keeper is to end; it is killed if it does not. `sig`: SIGTERM or KEEPER_SIGNAL_FORGET. */
 void run_end_keeper(struct run *r, int sig);
-/* Without a keeper: ends what still runs of it, removes the work directory and the socket. */
-void run_remove_rest(struct run *r);
+/* Of what has no keeper any more: its processes, and its work directory and socket. */
+void run_end_inhabitants(struct run *r);
+void run_remove_files(struct run *r);
 
 /* ---- adopt.c --------------------------------------------------------------------------------- */
 

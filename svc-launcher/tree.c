@@ -153,26 +153,47 @@ static ssize_t read_texts(pid_t pid, const char *file, char *out, size_t size)
     return n;
 }
 
-static int is_at_home(pid_t pid, const char *work_dir)
+#define TEXTS_MAX 16384
+
+/* Its HOME, in `text`; NULL. */
+static const char *home_of(pid_t pid, char text[TEXTS_MAX])
 {
-    char text[16384];
-    ssize_t n = read_texts(pid, "environ", text, sizeof(text));
+    ssize_t n = read_texts(pid, "environ", text, TEXTS_MAX);
 
     for (const char *p = text; n > 0 && p < text + n; p += strlen(p) + 1) {
         if (strncmp(p, "HOME=", 5) == 0) {
-            return streq(p + 5, work_dir);
+            return p + 5;
         }
     }
-    return 0;
+    return NULL;
+}
+
+/* The work directory of a keeper, in `text`; NULL: it is none. */
+static const char *kept_by(pid_t pid, char text[TEXTS_MAX])
+{
+    ssize_t n = read_texts(pid, "cmdline", text, TEXTS_MAX);
+    const char *p = text;
+
+    for (int arg = 0; n > 0 && p < text + n; arg++, p += strlen(p) + 1) {
+        if (arg == 1 && !streq(p, KEEPER_VERB)) {
+            return NULL;
+        }
+        if (arg == ARG_DIR) {
+            return p;
+        }
+    }
+    return NULL;
 }
 
 size_t kill_inhabitants(const char *work_dir)
 {
     struct process *v = NULL;
     size_t n = list_processes(&v), killed = 0;
+    char text[TEXTS_MAX];
 
     for (size_t i = 0; i < n; i++) {
-        if (v[i].pid != getpid() && is_at_home(v[i].pid, work_dir)) {
+        const char *home = v[i].pid == getpid() ? NULL : home_of(v[i].pid, text);
+        if (home && streq(home, work_dir)) {
             kill(v[i].pid, SIGKILL);
             killed++;
         }
@@ -181,35 +202,38 @@ size_t kill_inhabitants(const char *work_dir)
     return killed;
 }
 
-/* Whether the arguments are those of this directory's keeper; they end with NUL each. */
-static int is_keeper_of(pid_t pid, const char *work_dir)
-{
-    char text[8192];
-    ssize_t n = read_texts(pid, "cmdline", text, sizeof(text));
-
-    if (n <= 0) {
-        return 0;
-    }
-    const char *p = text;
-    for (int arg = 0; p < text + n; arg++, p += strlen(p) + 1) {
-        if (arg == 1 && !streq(p, KEEPER_VERB)) {
-            return 0;
-        }
-        if (arg == ARG_DIR) {
-            return streq(p, work_dir);
-        }
-    }
-    return 0;
-}
-
 pid_t keeper_find(const char *work_dir)
 {
     struct process *v = NULL;
     size_t n = list_processes(&v);
+    char text[TEXTS_MAX];
     pid_t found = 0;
 
     for (size_t i = 0; i < n && !found; i++) {
-        found = is_keeper_of(v[i].pid, work_dir) ? v[i].pid : 0;
+        const char *dir = kept_by(v[i].pid, text);
+        found = dir && streq(dir, work_dir) ? v[i].pid : 0;
+    }
+    free(v);
+    return found;
+}
+
+static int is_below(const char *path, const char *dir)
+{
+    size_t n = strlen(dir);
+
+    return path && strncmp(path, dir, n) == 0 && path[n] == '/';
+}
+
+int inhabited(const char *cvm_dir)
+{
+    struct process *v = NULL;
+    size_t n = list_processes(&v);
+    char text[TEXTS_MAX];
+    int found = 0;
+
+    for (size_t i = 0; i < n && !found; i++) {
+        found = is_below(kept_by(v[i].pid, text), cvm_dir) ||
+                is_below(home_of(v[i].pid, text), cvm_dir);
     }
     free(v);
     return found;
