@@ -8,6 +8,7 @@
 #define MAX_EXTENSIONS 64
 #define BUCKETS 4096u
 #define TEXTS 256u
+#define KNOWN 8192u
 
 /* A PEM text that was taken before, and what it held. */
 struct text {
@@ -21,6 +22,7 @@ struct certs {
     struct cert_node *newest, *oldest;
     size_t n, max;
     struct text text[TEXTS];
+    uint8_t known[KNOWN][32];
 };
 
 /* ---- small things ---- */
@@ -124,6 +126,7 @@ int sigalg_strong(const X509_ALGOR *alg)
 static void node_free(struct cert_node *n)
 {
     X509_free(n->pub.x); /* with the key, which it holds */
+    ec_key_free(n->ec);
     free(n);
 }
 
@@ -138,6 +141,41 @@ void cert_unref(struct cert *c)
     if (c && --node_of(c)->refs == 0) {
         node_free(node_of(c));
     }
+}
+
+int cert_ec_key(struct cert *c, enum ec_curve curve, const char *what, const struct ec_key **ret,
+                struct err *e)
+{
+    struct cert_node *n = node_of(c);
+
+    if (n->ec && ec_key_curve(n->ec) != curve) {
+        return clause_refuse(e, ERR_INVALID, what, "public_key",
+                             curve == EC_P256 ? "a key on P-256" : "a key on P-384", "another");
+    }
+    if (!n->ec && ec_key_from_pkey(curve, what, c->key, &n->ec, e)) {
+        return -1;
+    }
+    *ret = n->ec;
+    return 0;
+}
+
+static uint8_t *known_slot(const struct certs *s, const uint8_t digest[32])
+{
+    uint32_t h;
+
+    memcpy(&h, digest, sizeof(h));
+    return (uint8_t *)(uintptr_t)s->known[h % KNOWN];
+}
+
+/* No SHA-256 of anything is all zeros, as an empty slot is. */
+int certs_known(const struct certs *s, const uint8_t digest[32])
+{
+    return memcmp(known_slot(s, digest), digest, 32) == 0;
+}
+
+void certs_know(struct certs *s, const uint8_t digest[32])
+{
+    memcpy(known_slot(s, digest), digest, 32);
 }
 
 static int strong_key(EVP_PKEY *k)

@@ -10,6 +10,7 @@
 
 #include <openssl/types.h>
 
+#include "appraise/sigs.h"
 #include "common/buf.h"
 
 #define CERT_MAX_BYTES (16u * 1024)
@@ -40,6 +41,14 @@ int certs_add_der(struct certs *s, const char *what, struct bytes der, struct ce
  * them is refused, white space and zero bytes behind the last are not. */
 int certs_add_pem(struct certs *s, const char *what, struct bytes pem, struct cert **ret,
                   size_t max, size_t *ret_n, struct err *e);
+/* The certificate's key on that curve, made once; borrowed. ERR_INVALID with clause `what` when it
+ * is of another kind. */
+int cert_ec_key(struct cert *c, enum ec_curve curve, const char *what, const struct ec_key **ret,
+                struct err *e);
+/* A memory of what was verified, by SHA-256 of all that the verification was about: key, message
+ * and signature. Bounded: older ones are forgotten. */
+int certs_known(const struct certs *s, const uint8_t digest[32]);
+void certs_know(struct certs *s, const uint8_t digest[32]);
 struct cert *cert_ref(struct cert *c);
 void cert_unref(struct cert *c);
 DEFINE_CLEANUP(struct cert *, cert_unref);

@@ -13,6 +13,7 @@ struct cert_node {
     uint8_t id[32]; /* SHA-256 of subject and public key: what a signature is remembered of */
     uint8_t signed_by[32]; /* the id of the issuer that was found to have signed it */
     int is_signed_by;
+    struct ec_key *ec; /* owned; NULL until it is needed */
     int is_ca, self_issued;
     long path_len;      /* -1: no bound */
     uint32_t key_usage; /* all bits when it does not say */

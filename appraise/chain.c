@@ -1,14 +1,64 @@
 #include "appraise/certs_int.h"
 
+#include <openssl/ecdsa.h>
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
+
+/* r || s of a DER signature. */
+static int raw_signature(const ASN1_BIT_STRING *der, size_t n, uint8_t *ret)
+{
+    const uint8_t *p = ASN1_STRING_get0_data(der);
+    ECDSA_SIG *sig = d2i_ECDSA_SIG(NULL, &p, ASN1_STRING_length(der));
+    int ok = sig && p == ASN1_STRING_get0_data(der) + ASN1_STRING_length(der) &&
+             BN_bn2binpad(ECDSA_SIG_get0_r(sig), ret, (int)n) == (int)n &&
+             BN_bn2binpad(ECDSA_SIG_get0_s(sig), ret + n, (int)n) == (int)n;
+
+    ECDSA_SIG_free(sig);
+    return ok;
+}
+
+/* With sigs.h where the curve and the hash are its pair: 1, 0; -1 when it is another pair. */
+static int verify_ecdsa(struct cert *c, struct cert *issuer, const X509_ALGOR *alg,
+                        const ASN1_BIT_STRING *sig)
+{
+    const ASN1_OBJECT *oid;
+    const struct ec_key *key;
+    uint8_t r_s[96], *tbs = NULL;
+    struct err e = {0};
+
+    X509_ALGOR_get0(&oid, NULL, NULL, alg);
+    int nid = OBJ_obj2nid(oid);
+    enum ec_curve curve = nid == NID_ecdsa_with_SHA256 ? EC_P256 : EC_P384;
+    if ((nid != NID_ecdsa_with_SHA256 && nid != NID_ecdsa_with_SHA384) ||
+        X509_ALGOR_cmp(alg, X509_get0_tbs_sigalg(c->x)) ||
+        cert_ec_key(issuer, curve, "issuer", &key, &e)) {
+        return -1;
+    }
+    int n = i2d_re_X509_tbs(c->x, &tbs);
+    int ok = n > 0 && raw_signature(sig, curve == EC_P256 ? 32 : 48, r_s) &&
+             ec_verify("certificate", key, BYTES(tbs, (size_t)n), r_s, &e) == 0;
+    OPENSSL_free(tbs);
+    return ok;
+}
+
+static int verify_certificate(struct cert *c, struct cert *issuer)
+{
+    const ASN1_BIT_STRING *sig;
+    const X509_ALGOR *alg;
+
+    X509_get0_signature(&sig, &alg, c->x);
+    if (!sigalg_strong(alg)) {
+        return 0;
+    }
+    int rc = verify_ecdsa(c, issuer, alg, sig);
+    return rc < 0 ? X509_verify(c->x, issuer->key) == 1 : rc;
+}
 
 int cert_signed_by(struct certs *s, const char *what, struct cert *c, struct cert *issuer,
                    struct err *e)
 {
     struct cert_node *n = node_of(c);
     const struct cert_node *by = const_node_of(issuer);
-    const X509_ALGOR *alg;
 
     (void)s;
     if (!cert_names_issuer(c, issuer)) {
@@ -20,8 +70,7 @@ int cert_signed_by(struct certs *s, const char *what, struct cert *c, struct cer
     if (n->is_signed_by && memcmp(n->signed_by, by->id, sizeof(by->id)) == 0) {
         return 0;
     }
-    X509_get0_signature(NULL, &alg, c->x);
-    int ok = sigalg_strong(alg) && X509_verify(c->x, issuer->key) == 1;
+    int ok = verify_certificate(c, issuer);
     ERR_clear_error();
     if (!ok) {
         return clause_refuse(e, ERR_BAD_SIGNATURE, what, "signature",

@@ -40,6 +40,11 @@ void ec_key_free(struct ec_key *k)
     }
 }
 
+enum ec_curve ec_key_curve(const struct ec_key *k)
+{
+    return k->curve;
+}
+
 /* Made once: a group costs ten times the import of a key. Never freed. */
 static const EC_GROUP *p256_group(void)
 {

@@ -21,6 +21,7 @@ int ec_key_new(enum ec_curve curve, const char *what, struct bytes xy, struct ec
 /* ERR_INVALID when the key is of another kind. */
 int ec_key_from_pkey(enum ec_curve curve, const char *what, EVP_PKEY *pkey, struct ec_key **ret,
                      struct err *e);
+enum ec_curve ec_key_curve(const struct ec_key *k);
 void ec_key_free(struct ec_key *k);
 DEFINE_CLEANUP(struct ec_key *, ec_key_free);
 
