@@ -6,6 +6,7 @@
 
 #include "appraise/collateral.h"
 #include "appraise/credential.h"
+#include "appraise/needs.h"
 #include "common/refvals.h"
 #include "common/tpmhosts.h"
 
@@ -13,6 +14,14 @@ struct appraisal_policy {
     int allow_sample;                  /* believe sample evidence, which proves nothing */
     const struct refvals *refvals;     /* what good images measure to; NULL: none is good */
     const struct tpm_hosts *tpm_hosts; /* whose virtual TPMs are genuine; NULL: nobody's */
+    /* Roots trusted beside the makers' pinned ones, for TEEs whose evidence is certified; borrowed.
+     */
+    const struct cert *const *roots;
+    size_t n_roots;
+    /* Refuses (ERR_STALE) collateral of a lower evaluation number than one seen before under that
+     * key, and remembers the number; NULL: nobody keeps count. */
+    int (*floor)(void *arg, const char *key, int64_t number, struct err *e);
+    void *floor_arg;
 };
 
 /* What a challenge adds for a TEE that must show that it has a key. */
@@ -89,6 +98,9 @@ struct appraiser {
      * a clause "evidence...". */
     int (*appraise)(const struct appraisal_input *in, const struct appraisal_policy *policy,
                     struct appraisal *ret, struct err *e);
+    /* Names the collateral that this evidence would be appraised with; NULL: none. What cannot be
+     * read needs nothing. */
+    void (*needs)(struct bytes evidence, struct needs *ret);
 };
 
 /* NULL when nobody appraises that. */

@@ -88,6 +88,8 @@ int64_t crl_next_update_ms(const struct crl *c); /* INT64_MAX when it has none *
 int64_t crl_number(const struct crl *c);
 /* Same issuer name as the subject of `ca`? */
 int crl_is_of(const struct crl *c, const struct cert *ca);
+/* Does the issuer's common name hold that text? */
+int crl_issuer_has(const struct crl *c, const char *text);
 /* Signature by `ca` (remembered), ca may sign CRLs, and dates. ERR_BAD_SIGNATURE, ERR_EXPIRED,
  * ERR_INVALID for an unknown critical extension, clause "<what>...". */
 int crl_verify(struct certs *s, const char *what, struct crl *c, struct cert *ca, int64_t at_ms,

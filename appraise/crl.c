@@ -120,6 +120,14 @@ int crl_is_of(const struct crl *c, const struct cert *ca)
     return X509_NAME_cmp(X509_CRL_get_issuer(c->x), X509_get_subject_name(ca->x)) == 0;
 }
 
+int crl_issuer_has(const struct crl *c, const char *text)
+{
+    char cn[128] = "";
+
+    X509_NAME_get_text_by_NID(X509_CRL_get_issuer(c->x), NID_commonName, cn, sizeof(cn));
+    return strstr(cn, text) != NULL;
+}
+
 static int check_signature(const char *what, struct crl *c, struct cert *ca, struct err *e)
 {
     const struct cert_node *by = const_node_of(ca);
