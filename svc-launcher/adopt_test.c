@@ -297,7 +297,8 @@ static void sql(const char *text)
     sqlite3_close(db);
 }
 
-#define FOREVER "#!/bin/sh\ncat >/dev/null\n" SLEEPER " &\nexec " SLEEPER "\n"
+/* One of them in a session of its own. */
+#define FOREVER "#!/bin/sh\ncat >/dev/null\nsetsid " SLEEPER " &\nexec " SLEEPER "\n"
 
 /* ---- tests ----------------------------------------------------------------------------------- */
 
