@@ -1,12 +1,14 @@
 #include "appraise/appraiser.h"
 
 #include "appraise/dcap.h"
+#include "appraise/snp.h"
 #include "appraise/vtpm.h"
 
 static const struct appraiser appraisers[] = {
     {.tee = "sample", .appraise = sample_appraise},
     {.tee = "tdx", .appraise = tdx_appraise, .needs = dcap_needs},
     {.tee = "sgx", .appraise = sgx_appraise, .needs = dcap_needs},
+    {.tee = "snp", .appraise = snp_appraise, .needs = snp_needs},
     {.tee = "vtpm", .challenge = vtpm_challenge, .appraise = vtpm_appraise},
 };
 
