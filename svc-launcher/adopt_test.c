@@ -24,13 +24,14 @@
  * worker is a shell script, and this program is svc-launcher and the keepers, too. */
 
 #define ROLE "launcher"
-#define SLEEPER "sleep 86399.127"
 #define WAIT_MS 20000
 
 static struct nats_fixture nats;
 static struct ev_loop *loop;
 static struct bus *bus;
 static char worker[200], data[200], cvm_dir[256];
+static char sleeper[64]; /* of this run alone: the number of seconds names them */
+static char forever[200];
 static const char *orphan = "--orphan-ms=20000", *on_stop = "--on-stop=destroy";
 static char job[JOB_ID_LEN + 1];
 static int n_jobs;
@@ -112,6 +113,10 @@ static int setup(void **state)
         return -1;
     }
     snprintf(worker, sizeof(worker), "%s/worker", nats.dir);
+    snprintf(sleeper, sizeof(sleeper), "sleep 86399.%07d", (int)getpid());
+    /* One of them in a session of its own. */
+    snprintf(forever, sizeof(forever), "#!/bin/sh\ncat >/dev/null\nsetsid %s &\nexec %s\n", sleeper,
+             sleeper);
     snprintf(data, sizeof(data), "%s/data", nats.dir);
     snprintf(cvm_dir, sizeof(cvm_dir), "%s/cvm", data);
     struct bus_opts o = nats_fixture_opts(&nats, SVC_SCHEDULER, NULL);
@@ -265,7 +270,7 @@ static int sleepers(void)
             text[i] = text[i] ? text[i] : ' ';
         }
         text[got > 0 ? got : 0] = '\0';
-        n += strncmp(text, SLEEPER, strlen(SLEEPER)) == 0;
+        n += strncmp(text, sleeper, strlen(sleeper)) == 0;
     }
     closedir(proc);
     return n;
@@ -296,9 +301,6 @@ static void sql(const char *text)
     }
     sqlite3_close(db);
 }
-
-/* One of them in a session of its own. */
-#define FOREVER "#!/bin/sh\ncat >/dev/null\nsetsid " SLEEPER " &\nexec " SLEEPER "\n"
 
 /* ---- tests ----------------------------------------------------------------------------------- */
 
@@ -356,7 +358,7 @@ static void an_adopted_one_counts_and_can_be_destroyed(void **state)
     struct err e = {0};
 
     (void)state;
-    script(FOREVER);
+    script(forever);
     pid_t l = start_launcher();
     launch(60000);
     wait_events("booted ");
@@ -403,7 +405,7 @@ static void without_a_launcher_it_ends(void **state)
 {
     (void)state;
     orphan = "--orphan-ms=500";
-    script(FOREVER);
+    script(forever);
     pid_t l = start_launcher();
     launch(60000);
     wait_events("booted ");
@@ -419,7 +421,7 @@ static void without_a_launcher_it_ends(void **state)
 static void the_deadline_holds_after_a_restart(void **state)
 {
     (void)state;
-    script(FOREVER);
+    script(forever);
     pid_t l = start_launcher();
     launch(3000);
     wait_events("booted ");
@@ -434,7 +436,7 @@ static void the_deadline_holds_after_a_restart(void **state)
 static void an_orderly_stop_destroys(void **state)
 {
     (void)state;
-    script(FOREVER);
+    script(forever);
     pid_t l = start_launcher();
     launch(60000);
     wait_events("booted ");
@@ -474,7 +476,7 @@ static void an_orderly_stop_can_keep(void **state)
 /* A CVM that runs, and no launcher. */
 static pid_t left_behind(void)
 {
-    script(FOREVER);
+    script(forever);
     pid_t l = start_launcher();
     launch(60000);
     wait_events("booted ");
