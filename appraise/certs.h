@@ -90,8 +90,8 @@ int64_t crl_number(const struct crl *c);
 int crl_is_of(const struct crl *c, const struct cert *ca);
 /* Does the issuer's common name hold that text? */
 int crl_issuer_has(const struct crl *c, const char *text);
-/* Signature by `ca` (remembered), ca may sign CRLs, and dates. ERR_BAD_SIGNATURE, ERR_EXPIRED,
- * ERR_INVALID for an unknown critical extension, clause "<what>...". */
+/* Signature by `ca` (remembered), ca may sign CRLs, and dates, with a day of grace at either end. ERR_BAD_SIGNATURE, ERR_EXPIRED, ERR_INVALID for an unknown critical extension,
+ * clause "<what>...". */
 int crl_verify(struct certs *s, const char *what, struct crl *c, struct cert *ca, int64_t at_ms,
                struct err *e);
 /* Is this serial number on it? Only of a verified CRL whose issuer issued `of`. A binary search. */

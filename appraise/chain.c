@@ -17,13 +17,38 @@ static int raw_signature(const ASN1_BIT_STRING *der, size_t n, uint8_t *ret)
     return ok;
 }
 
+/* Behind the header of the TLV at p. */
+static size_t head_bytes(const uint8_t *p, size_t n, size_t *ret_content)
+{
+    size_t more = n > 1 && p[1] & 0x80 ? p[1] & 0x7fu : 0, content = n > 1 && !more ? p[1] : 0;
+
+    if (n < 2 || more > 4 || n < 2 + more) {
+        return 0;
+    }
+    for (size_t i = 0; i < more; i++) {
+        content = content << 8 | p[2 + i];
+    }
+    *ret_content = content;
+    return 2 + more;
+}
+
+/* TBSCertificate, the first member of a Certificate; empty when there is none. */
+static struct bytes signed_part(const uint8_t *der, size_t n)
+{
+    size_t content, outer = head_bytes(der, n, &content);
+    size_t inner = outer ? head_bytes(der + outer, n - outer, &content) : 0;
+
+    return inner && content <= n - outer - inner ? BYTES(der + outer, inner + content)
+                                                 : (struct bytes){0};
+}
+
 /* With sigs.h where the curve and the hash are its pair: 1, 0; -1 when it is another pair. */
 static int verify_ecdsa(struct cert *c, struct cert *issuer, const X509_ALGOR *alg,
                         const ASN1_BIT_STRING *sig)
 {
     const ASN1_OBJECT *oid;
     const struct ec_key *key;
-    uint8_t r_s[96], *tbs = NULL;
+    uint8_t r_s[96], *der = NULL;
     struct err e = {0};
 
     X509_ALGOR_get0(&oid, NULL, NULL, alg);
@@ -34,10 +59,11 @@ static int verify_ecdsa(struct cert *c, struct cert *issuer, const X509_ALGOR *a
         cert_ec_key(issuer, curve, "issuer", &key, &e)) {
         return -1;
     }
-    int n = i2d_re_X509_tbs(c->x, &tbs);
-    int ok = n > 0 && raw_signature(sig, curve == EC_P256 ? 32 : 48, r_s) &&
-             ec_verify("certificate", key, BYTES(tbs, (size_t)n), r_s, &e) == 0;
-    OPENSSL_free(tbs);
+    int n = i2d_X509(c->x, &der); /* the signed part in it is as it came */
+    struct bytes tbs = signed_part(der, n > 0 ? (size_t)n : 0);
+    int ok = tbs.n && raw_signature(sig, curve == EC_P256 ? 32 : 48, r_s) &&
+             ec_verify("certificate", key, tbs, r_s, &e) == 0;
+    OPENSSL_free(der);
     return ok;
 }
 

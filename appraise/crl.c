@@ -4,6 +4,11 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
+/* A list that was made a little after the time of appraisal says more, not less, and one whose
+ * successor is a little late is still the best there is: neither makes genuine evidence worthless.
+ * Who wants it fresher says so in the policy (max-age). */
+#define GRACE_MS (24 * 3600 * 1000LL)
+
 struct crl {
     X509_CRL *x;
     int64_t this_update_ms, next_update_ms, number;
@@ -167,8 +172,8 @@ int crl_verify(struct certs *s, const char *what, struct crl *c, struct cert *ca
     if (check_signature(what, c, ca, e)) {
         return -1;
     }
-    return check_not_before(what, "this_update", c->this_update_ms, at_ms, e) ||
-                   check_not_after(what, "next_update", c->next_update_ms, at_ms, e)
+    return check_not_before(what, "this_update", c->this_update_ms, at_ms + GRACE_MS, e) ||
+                   check_not_after(what, "next_update", c->next_update_ms, at_ms - GRACE_MS, e)
                ? -1
                : 0;
 }

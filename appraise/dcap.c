@@ -59,8 +59,8 @@ static json_t *unchecked_json(unsigned unchecked)
     return list;
 }
 
-void dcap_conclude(const struct dcap_quote *q, const struct dcap_result *r, json_t *claims,
-                   struct appraisal *ret)
+void dcap_conclude(const struct dcap_quote *q, const struct dcap_result *r, int64_t now_ms,
+                   json_t *claims, struct appraisal *ret)
 {
     *ret = (struct appraisal){.claims = claims,
                               .policy_id = "coffer/dcap/v1",
@@ -69,8 +69,8 @@ void dcap_conclude(const struct dcap_quote *q, const struct dcap_result *r, json
                               .tier = TIER_HARDWARE,
                               .unchecked = unchecked_json(r->unchecked)};
     ret->vector[EAR_HARDWARE] = hardware_of(r->tcb.status);
-    if (r->unchecked && ret->vector[EAR_HARDWARE] < 32) {
-        ret->vector[EAR_HARDWARE] = 32; /* nobody knows whether it is revoked */
+    if ((r->unchecked || now_ms > r->earliest_expiration_ms) && ret->vector[EAR_HARDWARE] < 32) {
+        ret->vector[EAR_HARDWARE] = 32; /* nobody knows whether it is revoked by now */
     }
     ret->vector[EAR_CONFIGURATION] = is_debug(q) ? 96 : 2;
     ret->vector[EAR_INSTANCE_IDENTITY] = 2;
@@ -100,7 +100,7 @@ static int appraise(uint32_t tee, const struct appraisal_input *in,
         evidence_report_data(in->report_data, dcap_report_data(&q), e)) {
         return -1;
     }
-    dcap_conclude(&q, &r, dcap_claims(&q, &r, in->now_ms), ret);
+    dcap_conclude(&q, &r, in->now_ms, dcap_claims(&q, &r, in->now_ms), ret);
     return 0;
 }
 

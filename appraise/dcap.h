@@ -17,7 +17,7 @@ void dcap_needs(struct bytes evidence, struct needs *ret);
 json_t *dcap_claims(const struct dcap_quote *q, const struct dcap_result *r, int64_t now_ms);
 /* What follows from a verified quote for vector, TCB status, advisories and unchecked; `claims` is
  * taken. */
-void dcap_conclude(const struct dcap_quote *q, const struct dcap_result *r, json_t *claims,
-                   struct appraisal *ret);
+void dcap_conclude(const struct dcap_quote *q, const struct dcap_result *r, int64_t now_ms,
+                   json_t *claims, struct appraisal *ret);
 
 #endif

@@ -395,9 +395,8 @@ static int use_signed(struct dcap_run *run, uint32_t set)
     if (r->tcb_info) {
         use_dates(run, r->tcb_info->issue_ms, r->tcb_info->next_ms);
     }
-    return r->tcb_info && r->qe_identity
-               ? tcb_evaluate(r->tcb_info, r->qe_identity, &r->pck, run->q, &r->tcb, run->e)
-               : 0;
+    return r->tcb_info ? tcb_evaluate(r->tcb_info, r->qe_identity, &r->pck, run->q, &r->tcb, run->e)
+                       : 0;
 }
 
 static int use_view(struct dcap_run *run, uint32_t set)

@@ -5,7 +5,7 @@
 
 /* ---- matching -------------------------------------------------------------------------------- */
 
-static int all_at_least(const uint8_t *have, const uint8_t *want, size_t from)
+static int all_at_least(const uint8_t *have, const uint16_t *want, size_t from)
 {
     for (size_t i = from; i < 16; i++) {
         if (have[i] < want[i]) {
@@ -134,10 +134,10 @@ static struct tcb_verdict evaluate(const struct tcb_info *t, const struct qe_ide
     static const struct tcb_verdict none = {.status = TCB_NOT_SUPPORTED};
     const struct tcb_level *level = match_level(t, pck, tee_svn);
     const struct isv_level *of_qe =
-        match_isv(qe->levels, qe->n_levels, dcap_u16(q->qe_report + SGX_ISVSVN));
+        qe ? match_isv(qe->levels, qe->n_levels, dcap_u16(q->qe_report + SGX_ISVSVN)) : NULL;
     struct tcb_verdict v = {.date_ms = INT64_MAX};
 
-    if (!level || !of_qe) {
+    if (!level || (qe && !of_qe)) {
         return none;
     }
     v.status = level->word.status;
@@ -151,7 +151,9 @@ static struct tcb_verdict evaluate(const struct tcb_info *t, const struct qe_ide
         }
         take_word(&v, &of_module->word);
     }
-    take_word(&v, &of_qe->word);
+    if (of_qe) {
+        take_word(&v, &of_qe->word);
+    }
     return v;
 }
 

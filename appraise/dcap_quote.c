@@ -69,16 +69,6 @@ static int take_span(struct reader *r, const char *what, size_t n, struct bytes 
     return take_fixed(r, what, n, &ret->p);
 }
 
-static int is_zero(struct bytes b)
-{
-    uint8_t any = 0;
-
-    for (size_t i = 0; i < b.n; i++) {
-        any |= b.p[i];
-    }
-    return !any;
-}
-
 /* ---- header and body ------------------------------------------------------------------------- */
 
 static int read_header(struct reader *r, struct dcap_quote *q)
@@ -232,10 +222,6 @@ int dcap_quote_parse(struct bytes in, struct dcap_quote *ret, struct err *e)
     struct reader auth = {.e = e};
     if (take_span(&r, "the authentication data", n, &auth.left) || read_auth(&auth, &q)) {
         return -1;
-    }
-    if (!is_zero(r.left)) {
-        return err_refuse(e, ERR_INVALID, "evidence.quote", "only zero bytes behind it",
-                          "%zu others", r.left.n);
     }
     *ret = q;
     return 0;

@@ -78,8 +78,9 @@ struct dcap_quote {
     struct bytes cert_data;
 };
 
-/* Every length must be exactly what its place says; behind the quote only zero bytes may follow
- * (real ones are padded). ERR_INVALID, ERR_UNSUPPORTED with a clause "evidence.quote...". */
+/* Every length must be exactly what its place says. What follows behind the quote is no part of it
+ * and ignored, as the QVL does: real ones come in larger buffers. ERR_INVALID, ERR_UNSUPPORTED with
+ * a clause "evidence.quote...". */
 int dcap_quote_parse(struct bytes in, struct dcap_quote *ret, struct err *e);
 
 /* 64 bytes. */

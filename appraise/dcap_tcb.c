@@ -204,7 +204,7 @@ static int read_modules(const struct place *of, struct tcb_info *t)
 /* ---- platform levels ------------------------------------------------------------------------- */
 
 static int read_components(const struct place *at, const json_t *tcb, const char *key,
-                           uint8_t ret[16])
+                           uint16_t ret[16])
 {
     const json_t *list, *c;
     size_t i;
@@ -215,24 +215,24 @@ static int read_components(const struct place *at, const json_t *tcb, const char
     json_array_foreach((json_t *)(uintptr_t)list, i, c)
     {
         int64_t n;
-        if (get_int(at, c, "svn", 255, &n)) {
+        if (get_int(at, c, "svn", 0xffff, &n)) {
             return -1;
         }
-        ret[i] = (uint8_t)n;
+        ret[i] = (uint16_t)n;
     }
     return 0;
 }
 
-static int read_components_v2(const struct place *at, const json_t *tcb, uint8_t ret[16])
+static int read_components_v2(const struct place *at, const json_t *tcb, uint16_t ret[16])
 {
     for (unsigned i = 0; i < 16; i++) {
         char key[32];
         int64_t n;
         snprintf(key, sizeof(key), "sgxtcbcomp%02usvn", i + 1);
-        if (get_int(at, tcb, key, 255, &n)) {
+        if (get_int(at, tcb, key, 0xffff, &n)) {
             return -1;
         }
-        ret[i] = (uint8_t)n;
+        ret[i] = (uint16_t)n;
     }
     return 0;
 }
@@ -253,16 +253,27 @@ static int read_level(const struct place *at, const struct tcb_info *t, const js
     return 0;
 }
 
+/* Above zero when y is higher. */
+static int compare_components(const uint16_t x[16], const uint16_t y[16])
+{
+    for (size_t i = 0; i < 16; i++) {
+        if (x[i] != y[i]) {
+            return x[i] < y[i] ? 1 : -1;
+        }
+    }
+    return 0;
+}
+
 /* As the QVL orders them, highest first: SGX components, PCESVN, TDX components. */
 static int by_level(const void *a, const void *b)
 {
     const struct tcb_level *x = a, *y = b;
-    int rc = memcmp(y->sgx, x->sgx, sizeof(x->sgx));
+    int rc = compare_components(x->sgx, y->sgx);
 
     if (!rc) {
         rc = (x->pce_svn < y->pce_svn) - (x->pce_svn > y->pce_svn);
     }
-    return rc ? rc : memcmp(y->tdx, x->tdx, sizeof(x->tdx));
+    return rc ? rc : compare_components(x->tdx, y->tdx);
 }
 
 static int read_levels(const struct place *of, struct tcb_info *t)

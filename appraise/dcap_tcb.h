@@ -21,7 +21,7 @@ struct tcb_word {
 };
 
 struct tcb_level {
-    uint8_t sgx[16], tdx[16];
+    uint16_t sgx[16], tdx[16]; /* a component that wants more than 255 is out of reach */
     uint16_t pce_svn;
     struct tcb_word word;
 };
@@ -81,8 +81,9 @@ struct tcb_verdict {
     size_t n_advisories;
 };
 
-/* Of the platform alone: PCK's SVNs, and for TDX the quote's module and TEE_TCB_SVN. The TDX
- * module's identity is checked (ERR_DENIED, clause "evidence.tdx_module..."). */
+/* Of platform, TDX module and QE (`qe` NULL: not of the QE): PCK's SVNs, and for TDX the quote's
+ * module and TEE_TCB_SVN. The TDX module's identity is checked (ERR_DENIED, clause
+ * "evidence.tdx_module..."). */
 int tcb_evaluate(const struct tcb_info *t, const struct qe_identity *qe, const struct pck *pck,
                  const struct dcap_quote *q, struct tcb_verdict *ret, struct err *e);
 /* Whether the QE report is of the enclave that the identity describes: MISCSELECT, ATTRIBUTES,

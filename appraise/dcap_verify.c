@@ -116,8 +116,41 @@ static int read_leaf(struct dcap_run *run)
     return complete_chain(run, leaf);
 }
 
+/* Length of the DER SEQUENCE at the beginning, 0 when there is none. */
+static size_t sequence_bytes(struct bytes d)
+{
+    size_t n =
+        d.n > 3 && d.p[0] == 0x30 && d.p[1] == 0x82 ? 4u + ((size_t)d.p[2] << 8 | d.p[3]) : 0;
+
+    return n <= d.n ? n : 0;
+}
+
+/* Intel's own samples have the chain in DER, root first. */
+static int read_der_chain(struct dcap_run *run, size_t *ret_n)
+{
+    struct bytes d = run->q->cert_data;
+    struct cert **chain = run->r.chain;
+    size_t n = 0, bytes;
+
+    for (; d.n && n < 3; n++) {
+        bytes = sequence_bytes(d);
+        if (certs_add_der(run->certs, "evidence.pck_chain", BYTES(d.p, bytes), &chain[n], run->e)) {
+            return -1;
+        }
+        d = BYTES(d.p + bytes, d.n - bytes);
+    }
+    if (n == 3 && !is_pck(chain[0])) {
+        struct cert *first = chain[0];
+        chain[0] = chain[2];
+        chain[2] = first;
+    }
+    *ret_n = d.n ? n + 1 : n;
+    return 0;
+}
+
 static int read_chain(struct dcap_run *run)
 {
+    struct bytes d = run->q->cert_data;
     size_t n;
 
     switch (run->q->cert_type) {
@@ -128,8 +161,9 @@ static int read_chain(struct dcap_run *run)
     case DCAP_CERT_PCK_LEAF:
         return read_leaf(run);
     case DCAP_CERT_PCK_CHAIN:
-        if (certs_add_pem(run->certs, "evidence.pck_chain", run->q->cert_data, run->r.chain, 3, &n,
-                          run->e)) {
+        if (sequence_bytes(d)
+                ? read_der_chain(run, &n)
+                : certs_add_pem(run->certs, "evidence.pck_chain", d, run->r.chain, 3, &n, run->e)) {
             return -1;
         }
         return n == 3 ? 0

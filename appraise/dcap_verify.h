@@ -22,7 +22,7 @@ struct dcap_result {
     const struct tcb_info *tcb_info;
     const struct qe_identity *qe_identity;
     const struct crl *root_crl, *pck_crl;
-    struct tcb_verdict tcb; /* status TCB_UNVERIFIED without TCB info or QE identity */
+    struct tcb_verdict tcb; /* status TCB_UNVERIFIED without TCB info */
     /* Of all that was used with a date. */
     int64_t earliest_issue_ms, latest_issue_ms, earliest_expiration_ms;
 };

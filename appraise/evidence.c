@@ -88,10 +88,23 @@ static int open_member(json_t *j, const char *member, struct buf *scratch, struc
                 : err_refuse(e, ERR_INVALID, clause, "base64 or hex", "something else, or nothing");
 }
 
+/* Lines of comment before it. */
+static struct bytes without_comments(struct bytes b)
+{
+    const uint8_t *end;
+
+    while (b.n && b.p[0] == '#' && (end = memchr(b.p, '\n', b.n))) {
+        b.n -= (size_t)(end + 1 - b.p);
+        b.p = end + 1;
+    }
+    return b;
+}
+
 int evidence_open(struct bytes evidence, int (*is_raw)(struct bytes b), const char *member,
                   struct buf *scratch, struct bytes *ret, json_t **ret_json, struct err *e)
 {
     *ret_json = NULL;
+    evidence = without_comments(evidence);
     if (is_raw(evidence)) {
         *ret = evidence;
         return 0;
