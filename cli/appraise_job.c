@@ -15,6 +15,10 @@ void appraise_job_done(struct appraise_job *j)
     appraisal_done(&j->appraisal);
     refvals_free(j->refvals);
     strings_done(&j->collateral_paths);
+    strings_done(&j->root_paths);
+    for (size_t i = 0; i < j->n_roots; i++) {
+        cert_unref(j->roots[i]);
+    }
     buf_done(&j->evidence);
     buf_done(&j->nonce);
     collateral_free(j->collateral);
@@ -126,6 +130,26 @@ static int check_paths(const struct strings *paths, struct err *e)
     return 0;
 }
 
+static int read_roots(struct appraise_job *j, struct err *e)
+{
+    const struct strings *paths = &j->root_paths;
+
+    if (paths->n > APPRAISE_MAX_ROOTS) {
+        return err_set(e, ERR_INVALID, "--root: expected at most %d", APPRAISE_MAX_ROOTS);
+    }
+    for (size_t i = 0; i < paths->n; i++) {
+        _cleanup_buf_ struct buf pem = BUF_INIT(CERT_MAX_BYTES);
+        struct cert *root;
+        size_t n;
+        if (file_read(paths->v[i], CERT_MAX_BYTES, 0, &pem, e) ||
+            certs_add_pem(j->certs, "root", buf_bytes(&pem), &root, 1, &n, e)) {
+            return err_wrap(e, "--root");
+        }
+        j->roots[j->n_roots++] = cert_ref(root);
+    }
+    return 0;
+}
+
 int appraise_job_read(struct cli *c, const char *evidence, struct appraise_job *j, struct err *e)
 {
     const char *path = evidence && streq(evidence, "-") ? "/dev/stdin" : evidence;
@@ -136,11 +160,13 @@ int appraise_job_read(struct cli *c, const char *evidence, struct appraise_job *
     if (!evidence) {
         return read_refvals(c, j, e);
     }
+    j->certs = certs_new(CERTS_KEPT);
     cli_opt_list(c, "collateral", &j->collateral_paths);
+    cli_opt_list(c, "root", &j->root_paths);
     j->evidence = BUF_INIT(EVIDENCE_MAX_BYTES);
     return read_options(c, j, e) || read_refvals(c, j, e) ||
                    file_read(path, EVIDENCE_MAX_BYTES, 0, &j->evidence, e) ||
-                   check_paths(&j->collateral_paths, e)
+                   check_paths(&j->collateral_paths, e) || read_roots(j, e)
                ? -1
                : 0;
 }
@@ -148,7 +174,6 @@ int appraise_job_read(struct cli *c, const char *evidence, struct appraise_job *
 /* What is damaged or of no known form is refused: what somebody gave was to count. */
 static int read_collateral(struct appraise_job *j, struct err *e)
 {
-    j->certs = certs_new(CERTS_KEPT);
     j->collateral = collateral_new(j->certs);
     for (size_t i = 0; i < j->collateral_paths.n; i++) {
         size_t unknown = 0;
@@ -162,7 +187,8 @@ static int read_collateral(struct appraise_job *j, struct err *e)
 
 int appraise_job_run(struct appraise_job *j, struct err *e)
 {
-    const struct appraisal_policy policy = {0};
+    const struct appraisal_policy policy = {.roots = (const struct cert *const *)(void *)j->roots,
+                                            .n_roots = j->n_roots};
 
     if (read_collateral(j, e)) {
         return -1;

@@ -7,6 +7,8 @@
 #include "appraise/policy.h"
 #include "cli/cli.h"
 
+#define APPRAISE_MAX_ROOTS 4
+
 struct appraise_job {
     const struct appraiser *tee;
     struct buf evidence, nonce;
@@ -18,6 +20,9 @@ struct appraise_job {
     struct collateral *collateral;
     size_t passed_over;      /* files of directories that were of no known form */
     struct refvals *refvals; /* NULL: none */
+    struct strings root_paths;
+    struct cert *roots[APPRAISE_MAX_ROOTS]; /* held */
+    size_t n_roots;
     struct appraisal appraisal;
 };
 
@@ -44,6 +49,12 @@ struct appraise_job {
          VALUE_FILE,                                                                               \
          "signed reference values that policies refer to, one JWS a line",                         \
          0},                                                                                       \
+        {"root",                                                                                   \
+         0,                                                                                        \
+         "FILE",                                                                                   \
+         VALUE_FILE,                                                                               \
+         "certificate (PEM) of a root to trust beside the makers' own",                            \
+         1},                                                                                       \
     {                                                                                              \
         "release-key", 0, "JWK", VALUE_FILE, "public key of who signs reference values", 1         \
     }
