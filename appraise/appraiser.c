@@ -6,9 +6,9 @@
 
 static const struct appraiser appraisers[] = {
     {.tee = "sample", .appraise = sample_appraise},
-    {.tee = "tdx", .appraise = tdx_appraise, .needs = dcap_needs},
-    {.tee = "sgx", .appraise = sgx_appraise, .needs = dcap_needs},
-    {.tee = "snp", .appraise = snp_appraise, .needs = snp_needs},
+    {.tee = "tdx", .appraise = tdx_appraise, .by_policy = 1, .needs = dcap_needs},
+    {.tee = "sgx", .appraise = sgx_appraise, .by_policy = 1, .needs = dcap_needs},
+    {.tee = "snp", .appraise = snp_appraise, .by_policy = 1, .needs = snp_needs},
     {.tee = "vtpm", .challenge = vtpm_challenge, .appraise = vtpm_appraise},
 };
 

@@ -98,6 +98,7 @@ struct appraiser {
      * a clause "evidence...". */
     int (*appraise)(const struct appraisal_input *in, const struct appraisal_policy *policy,
                     struct appraisal *ret, struct err *e);
+    int by_policy; /* an appraisal policy has the last word on its vector */
     /* Names the collateral that this evidence would be appraised with; NULL: none. What cannot be
      * read needs nothing. */
     void (*needs)(struct bytes evidence, struct needs *ret);

@@ -280,6 +280,42 @@ static int check_runtime_data(struct submission *sub, struct err *e)
     return 0;
 }
 
+/* The policy judges what hardware claims. Of "sample" and "vtpm" the settings decide: nothing of
+ * them is certified by somebody who is not part of this installation. */
+static int apply_rules(struct svc *s, const struct submission *sub, struct appraisal *a,
+                       struct err *e)
+{
+    const struct verifier *v = s->priv;
+    const char *tee = sub->appraiser->tee;
+
+    if (!sub->appraiser->by_policy || !policy_is_for(v->rules, tee)) {
+        return 0;
+    }
+    return policy_apply(v->rules, tee, refvals_lookup, v->refvals, s->now_ms, a, NULL, e);
+}
+
+/* Whether the evidence can be appraised now. If not, what it lacks is on its way, or will be: the
+ * worker sends it again until a verdict comes. */
+static int is_ready(struct svc *s, const struct submission *sub, struct effects *fx, struct err *e)
+{
+    const Coffer__V1__SubmitEvidence *m = sub->msg;
+    struct needs all = {0}, can = {0}, wanted;
+
+    if (sub->appraiser->needs) {
+        sub->appraiser->needs(BYTES(m->evidence.data, m->evidence.len), &all);
+    }
+    for (size_t i = 0; i < all.n; i++) {
+        if (*verifier_base_url(s->config, all.v[i].source)) {
+            needs_add(&can, all.v[i].source, "%s", all.v[i].path);
+        }
+    }
+    int ready = shelf_ready(s->db, &can, s->now_ms, &wanted, e);
+    for (size_t i = 0; ready == 0 && i < wanted.n; i++) {
+        fx_action(fx, VERIFIER_ACT_FETCH, BYTES(&wanted.v[i], sizeof(wanted.v[i])));
+    }
+    return ready;
+}
+
 static int appraise(struct svc *s, struct submission *sub, char **ret_ear, struct err *e)
 {
     const struct verifier *v = s->priv;
@@ -293,8 +329,9 @@ static int appraise(struct svc *s, struct submission *sub, char **ret_ear, struc
                                        .report_data = sub->report_data,
                                        .proof =
                                            sub->challenge.has_proof ? sub->challenge.proof : NULL,
-                                       .now_ms = s->now_ms};
-    if (sub->appraiser->appraise(&in, &v->policy, &a, e)) {
+                                       .now_ms = s->now_ms,
+                                       .collateral = shelf_collateral(v->shelf)};
+    if (sub->appraiser->appraise(&in, &v->policy, &a, e) || apply_rules(s, sub, &a, e)) {
         return -1;
     }
     return ear_make(v->keys.sign,
@@ -437,5 +474,9 @@ int verifier_on_evidence(struct svc *s, const struct msg *m, struct effects *fx,
         }
         return refuse_unbound(s, m, sub.msg, fx, &why, e);
     }
-    return sub.challenge.state == CHALLENGE_ISSUED ? judge(s, &sub, fx, e) : repeat(s, &sub, fx, e);
+    if (sub.challenge.state != CHALLENGE_ISSUED) {
+        return repeat(s, &sub, fx, e);
+    }
+    int ready = is_ready(s, &sub, fx, e);
+    return ready > 0 ? judge(s, &sub, fx, e) : ready;
 }

@@ -1,7 +1,7 @@
 /* The verifier as the engine runs it: its tables, handlers, configuration, and what is due when. */
+#include "appraise/vtpm.h"
 #include "svc-verifier/store.h"
 #include "svc-verifier/verifier.h"
-#include "appraise/vtpm.h"
 
 #define PRUNE_LIMIT 1000
 /* Rows are pruned together, not each at its own millisecond. */
@@ -20,6 +20,32 @@ static const struct config_item items[] = {
      .type = CONFIG_PATH,
      .dflt = "",
      .help = "hosts whose virtual TPMs are believed (coffer host enrol)"},
+    {.name = "appraisal-policy",
+     .type = CONFIG_PATH,
+     .dflt = "",
+     .help = "a policy that decides trust vectors (docs/POLICY.md; none: coffer policy show)"},
+    {.name = "pcs-url",
+     .type = CONFIG_STR,
+     .dflt = "https://api.trustedservices.intel.com",
+     .help = "Intel's PCS, or a PCCS; empty: nothing is fetched from there"},
+    {.name = "root-crl-url",
+     .type = CONFIG_STR,
+     .dflt = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der",
+     .help = "the CRL of Intel's root; a PCCS has it at /sgx/certification/v4/rootcacrl"},
+    {.name = "kds-url",
+     .type = CONFIG_STR,
+     .dflt = "https://kdsintf.amd.com",
+     .help = "AMD's KDS; empty: nothing is fetched from there"},
+    {.name = "collateral-ca",
+     .type = CONFIG_PATH,
+     .dflt = "",
+     .help = "who may vouch for those servers, PEM (default: the system's CAs)"},
+    {.name = "collateral-timeout-ms",
+     .type = CONFIG_INT,
+     .dflt = "10000",
+     .min = 100,
+     .max = 120000,
+     .help = "for one thing to be fetched"},
 };
 
 static const struct handler handlers[] = {
@@ -32,6 +58,9 @@ static void verifier_free(struct verifier *v)
     service_keys_done(&v->keys);
     refvals_free(v->refvals);
     tpm_hosts_free(v->tpm_hosts);
+    policy_free(v->rules);
+    shelf_free(v->shelf);
+    certs_free(v->certs);
     free(v);
 }
 DEFINE_CLEANUP(struct verifier *, verifier_free);
@@ -41,6 +70,7 @@ static int load_policy(const struct config *c, const struct trust *trust, struct
                        struct err *e)
 {
     const char *refvals = config_str(c, "reference-values"), *hosts = config_str(c, "tpm-hosts");
+    const char *rules = config_str(c, "appraisal-policy"), *text = policy_default_text();
 
     if (*refvals && (refvals_read(refvals, &trust->release, &v->refvals, e) ||
                      vtpm_check_refvals(v->refvals, e))) {
@@ -49,10 +79,29 @@ static int load_policy(const struct config *c, const struct trust *trust, struct
     if (*hosts && tpm_hosts_read(hosts, &v->tpm_hosts, e)) {
         return -1;
     }
+    if (*rules ? policy_read(rules, &v->rules, e)
+               : policy_parse("the default policy", BYTES_STR(text), &v->rules, e)) {
+        return -1;
+    }
     v->policy = (struct appraisal_policy){.allow_sample = config_bool(c, "allow-sample"),
                                           .refvals = v->refvals,
                                           .tpm_hosts = v->tpm_hosts};
     return 0;
+}
+
+const char *verifier_base_url(const struct config *c, enum need_source source)
+{
+    switch (source) {
+    case NEED_PCS:
+        return config_str(c, "pcs-url");
+    case NEED_ROOT_CRL:
+        return config_str(c, "root-crl-url");
+    case NEED_KDS:
+        return config_str(c, "kds-url");
+    case NEED_SOURCE_N:
+        break;
+    }
+    return "";
 }
 
 static int verifier_open(struct svc *s, struct err *e)
@@ -67,6 +116,10 @@ static int verifier_open(struct svc *s, struct err *e)
         load_policy(s->config, trust, v, e)) {
         return -1;
     }
+    v->certs = certs_new(VERIFIER_CERTS);
+    if (shelf_open(s->db, v->certs, &v->shelf, e)) {
+        return -1;
+    }
     s->priv = TAKE_PTR(v);
     return 0;
 }
@@ -79,18 +132,27 @@ static void verifier_close(struct svc *s)
 
 static int verifier_tick(struct svc *s, struct effects *fx, struct err *e)
 {
-    (void)fx;
-    return verifier_store_prune(s->db, s->now_ms, PRUNE_LIMIT, e);
+    struct needs due;
+
+    if (verifier_store_prune(s->db, s->now_ms, PRUNE_LIMIT, e) ||
+        shelf_due(s->db, s->now_ms, &due, e)) {
+        return -1;
+    }
+    for (size_t i = 0; i < due.n; i++) {
+        fx_action(fx, VERIFIER_ACT_FETCH, BYTES(&due.v[i], sizeof(due.v[i])));
+    }
+    return 0;
 }
 
 static int64_t verifier_next_tick(struct svc *s)
 {
-    int64_t at;
+    int64_t at, fetch;
 
-    if (verifier_store_next_prune(s->db, &at, NULL)) {
+    if (verifier_store_next_prune(s->db, &at, NULL) || shelf_next_due(s->db, &fetch, NULL)) {
         return s->now_ms + PRUNE_EVERY_MS;
     }
-    return at > INT64_MAX - PRUNE_EVERY_MS ? INT64_MAX : at + PRUNE_EVERY_MS;
+    at = at > INT64_MAX - PRUNE_EVERY_MS ? INT64_MAX : at + PRUNE_EVERY_MS;
+    return fetch < at ? fetch : at;
 }
 
 const struct service_def verifier_service = {

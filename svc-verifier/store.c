@@ -2,7 +2,7 @@
 
 /* `total` is kept by triggers: counting rows for every challenge would cost as much as there are.
  */
-const char *const verifier_migrations[2] = {
+const char *const verifier_migrations[3] = {
     "CREATE TABLE challenge(nonce BLOB NOT NULL UNIQUE, job TEXT NOT NULL, attempt INTEGER NOT "
     "NULL,"
     "  state INTEGER NOT NULL CHECK (state BETWEEN 1 AND 3), expires_ms INTEGER NOT NULL,"
@@ -24,6 +24,11 @@ const char *const verifier_migrations[2] = {
     "  UPDATE total SET outstanding = outstanding - (OLD.state = 1),"
     "    answered = answered - (OLD.state > 1); END;",
     "ALTER TABLE challenge ADD COLUMN proof BLOB;",
+    "CREATE TABLE shelf(source INTEGER NOT NULL, path TEXT NOT NULL, body BLOB NOT NULL,"
+    "  chain BLOB NOT NULL, fetched_ms INTEGER NOT NULL, issued_ms INTEGER NOT NULL,"
+    "  valid_until_ms INTEGER NOT NULL, next_ms INTEGER NOT NULL, failures INTEGER NOT NULL,"
+    "  PRIMARY KEY (source, path));"
+    "CREATE INDEX shelf_next ON shelf(next_ms);",
 };
 
 static const char sql_insert[] =

@@ -4,9 +4,12 @@
 #ifndef COFFER_VERIFIER_H
 #define COFFER_VERIFIER_H
 
+#include "appraise/appraiser.h"
+#include "appraise/policy.h"
 #include "common/engine.h"
 #include "common/keyfile.h"
-#include "appraise/appraiser.h"
+#include "common/shell.h"
+#include "svc-verifier/shelf.h"
 
 extern const struct service_def verifier_service;
 
@@ -25,13 +28,29 @@ extern const struct service_def verifier_service;
 /* Less than EAR_MAX_BYTES, because the KBS puts it into the key release. */
 #define EAR_MADE_MAX_BYTES (48u * 1024)
 
+/* Certificates that are kept parsed and verified. */
+#define VERIFIER_CERTS 8192
+
 /* svc->priv */
 struct verifier {
     struct service_keys keys;       /* sign */
-    struct appraisal_policy policy; /* borrows from the two below */
+    struct appraisal_policy policy; /* borrows from what is below */
     struct refvals *refvals;
     struct tpm_hosts *tpm_hosts;
+    struct policy *rules; /* the appraisal policy */
+    struct certs *certs;
+    struct shelf *shelf;
 };
+
+/* What the shell does for the service once its transaction is durable. */
+enum verifier_action {
+    VERIFIER_ACT_FETCH, /* data: a struct need */
+};
+
+/* fetching.c: the shell's side of the shelf. */
+extern const struct shell_hooks verifier_hooks;
+/* Where something of that source is fetched, "": nowhere. Borrowed from the configuration. */
+const char *verifier_base_url(const struct config *c, enum need_source source);
 
 /* handlers.c */
 int verifier_on_challenge(struct svc *s, const struct msg *m, struct effects *fx, struct err *e);

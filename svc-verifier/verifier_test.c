@@ -251,7 +251,7 @@ static void test_names(void **state)
     } bad[] = {{"", 1, "sample", "job"},
                {"a.b", 1, "sample", "job"},
                {V_JOB, 0, "sample", "attempt"},
-               {V_JOB, 1, "nitro", "evidence.tee"},
+               {V_JOB, 1, "abacus", "evidence.tee"},
                {V_JOB, 1, "A B", "evidence.tee"}};
 
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -266,8 +266,8 @@ static void test_names(void **state)
     assert_null(vworld_submit(&w, &s, NULL));
     snprintf(s.job, sizeof(s.job), "%s", V_JOB);
     free(s.tee);
-    s.tee = xstrdup("nitro");
-    expect_refusal(&s, "unsupported", "evidence.tee", "sample, vtpm", "nitro");
+    s.tee = xstrdup("abacus");
+    expect_refusal(&s, "unsupported", "evidence.tee", appraiser_names(), "abacus");
 }
 
 static void test_bound(void **state)
