@@ -327,7 +327,9 @@ static int find_crl(const struct walk *w, struct crl **ret, struct err *e)
         }
     }
     if (given && !best) {
-        *e = why;
+        if (e) {
+            *e = why;
+        }
         return -1;
     }
     *ret = best;

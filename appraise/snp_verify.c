@@ -165,7 +165,9 @@ static int fits(const struct snp_report *r, const struct snp_vek *v)
 static int refuse_without_vek(const struct snp_report *r, const struct err *why, struct err *e)
 {
     if (why->code) {
-        *e = *why;
+        if (e) {
+            *e = *why;
+        }
         return -1;
     }
     return err_refuse(e, ERR_NOT_FOUND, r->key == SNP_KEY_VCEK ? "evidence.vcek" : "evidence.vlek",
