@@ -423,7 +423,7 @@ static void test_hostile(void **state)
         {BYTES_STR(large), "evidence"},
         {BYTES_STR("{\"report\":\"zz!\"}"), "evidence.report"},
         {BYTES_STR("{\"report\":[1,2,300]}"), "evidence.report"},
-        {BYTES_STR("{\"outblob\":\"AAAA\"}"), "evidence.report"},
+        {BYTES_STR("{\"outblob\":\"AAECAw\"}"), "evidence.report"},
         {BYTES("\xa1", 1), "evidence"},
         {BYTES("\xa1\x7a\xff\xff\xff\xff", 6), "evidence"},
     };
