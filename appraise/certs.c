@@ -12,7 +12,8 @@
 
 /* A PEM text that was taken before, and what it held. */
 struct text {
-    uint8_t sha256[32];
+    uint8_t *p;
+    size_t bytes;
     struct cert *certs[CERT_CHAIN_MAX];
     size_t n;
 };
@@ -178,6 +179,11 @@ void certs_know(struct certs *s, const uint8_t digest[32])
     memcpy(known_slot(s, digest), digest, 32);
 }
 
+void certs_forget_known(struct certs *s)
+{
+    memset(s->known, 0, sizeof(s->known));
+}
+
 static int strong_key(EVP_PKEY *k)
 {
     switch (EVP_PKEY_get_base_id(k)) {
@@ -208,6 +214,23 @@ static int extensions_once(const X509 *x)
     return 1;
 }
 
+static void common_name(const X509_NAME *name, char ret[128])
+{
+    int at = X509_NAME_get_index_by_NID(name, NID_commonName, -1);
+    unsigned char *text = NULL;
+
+    ret[0] = '\0';
+    if (at < 0 || X509_NAME_get_index_by_NID(name, NID_commonName, at) >= 0) {
+        return; /* none, or more than one: no telling which */
+    }
+    int n = ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, at)));
+    if (n > 0 && n < 128 && strlen((const char *)text) == (size_t)n) {
+        memcpy(ret, text, (size_t)n + 1);
+    }
+    OPENSSL_free(text);
+    ERR_clear_error();
+}
+
 /* The parts of a certificate that rules are about; OpenSSL decodes them when it is first asked. */
 static int read_node(const char *what, struct cert_node *n, struct err *e)
 {
@@ -232,6 +255,12 @@ static int read_node(const char *what, struct cert_node *n, struct err *e)
     n->is_ca = (flags & EXFLAG_BCONS) && (flags & EXFLAG_CA);
     n->path_len = X509_get_pathlen(x);
     n->key_usage = X509_get_key_usage(x);
+    n->critical_known = 1;
+    for (int i = 0; i < X509_get_ext_count(x); i++) {
+        n->critical_known &= critical_is_known(X509_get_ext(x, i));
+    }
+    common_name(X509_get_subject_name(x), n->subject_cn);
+    common_name(X509_get_issuer_name(x), n->issuer_cn);
     n->self_issued = X509_NAME_cmp(X509_get_subject_name(x), X509_get_issuer_name(x)) == 0;
 
     uint8_t hash[2][32];
@@ -321,7 +350,8 @@ static void text_done(struct text *t)
     for (size_t i = 0; i < t->n; i++) {
         cert_unref(t->certs[i]);
     }
-    t->n = 0;
+    free(t->p);
+    *t = (struct text){0};
 }
 
 void certs_free(struct certs *s)
@@ -338,6 +368,18 @@ void certs_free(struct certs *s)
     free(s);
 }
 
+struct cert *certs_find(struct certs *s, const uint8_t sha256[32])
+{
+    for (struct cert_node *n = *slot_of(s, sha256); n; n = n->next) {
+        if (memcmp(n->pub.sha256, sha256, 32) == 0) {
+            unlink_node(s, n);
+            link_newest(s, n);
+            return &n->pub;
+        }
+    }
+    return NULL;
+}
+
 int certs_add_der(struct certs *s, const char *what, struct bytes der, struct cert **ret,
                   struct err *e)
 {
@@ -351,14 +393,10 @@ int certs_add_der(struct certs *s, const char *what, struct bytes der, struct ce
     if (sha256_of(der.p, der.n, sha256)) {
         return err_set(e, ERR_INTERNAL, "cannot hash a certificate");
     }
-    struct cert_node **slot = slot_of(s, sha256);
-    for (n = *slot; n; n = n->next) {
-        if (memcmp(n->pub.sha256, sha256, sizeof(sha256)) == 0) {
-            unlink_node(s, n);
-            link_newest(s, n);
-            *ret = &n->pub;
-            return 0;
-        }
+    struct cert *held = certs_find(s, sha256);
+    if (held) {
+        *ret = held;
+        return 0;
     }
     if (parse(what, der, &n, e)) {
         return -1;
@@ -367,6 +405,7 @@ int certs_add_der(struct certs *s, const char *what, struct bytes der, struct ce
     if (s->n == s->max) {
         evict_oldest(s);
     }
+    struct cert_node **slot = slot_of(s, sha256);
     n->next = *slot;
     *slot = n;
     link_newest(s, n);
@@ -428,18 +467,24 @@ static int add_one_pem(struct certs *s, const char *what, struct bytes t, size_t
     return certs_add_der(s, what, buf_bytes(&der), ret, e);
 }
 
-static struct text *text_slot(struct certs *s, const uint8_t sha256[32])
+/* By a few bytes of it: whole texts are compared. */
+static struct text *text_slot(struct certs *s, struct bytes pem)
 {
-    return &s->text[sha256[0] % TEXTS];
+    uint32_t h = 2166136261u;
+
+    for (size_t i = 0; i < pem.n; i += 1 + pem.n / 64) {
+        h = (h ^ pem.p[i]) * 16777619u;
+    }
+    return &s->text[h % TEXTS];
 }
 
-static void remember_text(struct certs *s, const uint8_t sha256[32], struct cert *const *v,
-                          size_t n)
+static void remember_text(struct certs *s, struct bytes pem, struct cert *const *v, size_t n)
 {
-    struct text *t = text_slot(s, sha256);
+    struct text *t = text_slot(s, pem);
 
     text_done(t);
-    memcpy(t->sha256, sha256, sizeof(t->sha256));
+    t->p = xmemdup(pem.p, pem.n);
+    t->bytes = pem.n;
     for (size_t i = 0; i < n; i++) {
         t->certs[i] = cert_ref(v[i]);
     }
@@ -484,22 +529,18 @@ static int take_all(struct certs *s, const char *what, struct bytes pem, struct 
 int certs_add_pem(struct certs *s, const char *what, struct bytes pem, struct cert **ret,
                   size_t max, size_t *ret_n, struct err *e)
 {
+    const struct text *t = text_slot(s, pem);
     struct cert *v[CERT_CHAIN_MAX];
-    uint8_t sha256[32];
     size_t n;
 
-    if (sha256_of(pem.p, pem.n, sha256)) {
-        return err_set(e, ERR_INTERNAL, "cannot hash certificates");
-    }
-    struct text *t = text_slot(s, sha256);
-    if (t->n && t->n <= max && memcmp(t->sha256, sha256, sizeof(sha256)) == 0) {
+    if (t->n && t->n <= max && t->bytes == pem.n && memcmp(t->p, pem.p, pem.n) == 0) {
         memcpy(ret, t->certs, t->n * sizeof(*ret));
         *ret_n = t->n;
         return 0;
     }
     int rc = take_all(s, what, pem, v, max < CERT_CHAIN_MAX ? max : CERT_CHAIN_MAX, &n, e);
     if (rc == 0) {
-        remember_text(s, sha256, v, n);
+        remember_text(s, pem, v, n);
         memcpy(ret, v, n * sizeof(*ret));
         *ret_n = n;
     }
@@ -511,31 +552,14 @@ int certs_add_pem(struct certs *s, const char *what, struct bytes pem, struct ce
 
 /* ---- names and extensions ---- */
 
-static void common_name(const X509_NAME *name, char ret[128])
-{
-    int at = X509_NAME_get_index_by_NID(name, NID_commonName, -1);
-    unsigned char *text = NULL;
-
-    ret[0] = '\0';
-    if (at < 0 || X509_NAME_get_index_by_NID(name, NID_commonName, at) >= 0) {
-        return; /* none, or more than one: no telling which */
-    }
-    int n = ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(name, at)));
-    if (n > 0 && n < 128 && strlen((const char *)text) == (size_t)n) {
-        memcpy(ret, text, (size_t)n + 1);
-    }
-    OPENSSL_free(text);
-    ERR_clear_error();
-}
-
 void cert_subject_cn(const struct cert *c, char ret[128])
 {
-    common_name(X509_get_subject_name(c->x), ret);
+    memcpy(ret, const_node_of(c)->subject_cn, 128);
 }
 
 void cert_issuer_cn(const struct cert *c, char ret[128])
 {
-    common_name(X509_get_issuer_name(c->x), ret);
+    memcpy(ret, const_node_of(c)->issuer_cn, 128);
 }
 
 struct bytes cert_extension(const struct cert *c, const char *oid)

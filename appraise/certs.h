@@ -37,6 +37,8 @@ DEFINE_CLEANUP(struct certs *, certs_free);
  * `what`. */
 int certs_add_der(struct certs *s, const char *what, struct bytes der, struct cert **ret,
                   struct err *e);
+/* The certificate of that SHA-256, if it is there; borrowed, else NULL. */
+struct cert *certs_find(struct certs *s, const uint8_t sha256[32]);
 /* Takes all certificates of a PEM text, in their order, at most `max` of them; other text between
  * them is refused, white space and zero bytes behind the last are not. */
 int certs_add_pem(struct certs *s, const char *what, struct bytes pem, struct cert **ret,
@@ -49,6 +51,7 @@ int cert_ec_key(struct cert *c, enum ec_curve curve, const char *what, const str
  * and signature. Bounded: older ones are forgotten. */
 int certs_known(const struct certs *s, const uint8_t digest[32]);
 void certs_know(struct certs *s, const uint8_t digest[32]);
+void certs_forget_known(struct certs *s); /* all of it: for measurements */
 struct cert *cert_ref(struct cert *c);
 void cert_unref(struct cert *c);
 DEFINE_CLEANUP(struct cert *, cert_unref);
@@ -90,8 +93,9 @@ int64_t crl_number(const struct crl *c);
 int crl_is_of(const struct crl *c, const struct cert *ca);
 /* Does the issuer's common name hold that text? */
 int crl_issuer_has(const struct crl *c, const char *text);
-/* Signature by `ca` (remembered), ca may sign CRLs, and dates, with a day of grace at either end. ERR_BAD_SIGNATURE, ERR_EXPIRED, ERR_INVALID for an unknown critical extension,
- * clause "<what>...". */
+/* Signature by `ca` (remembered), ca may sign CRLs, and dates, with a day of grace at either end.
+ * ERR_BAD_SIGNATURE, ERR_EXPIRED, ERR_INVALID for an unknown critical extension, clause
+ * "<what>...". */
 int crl_verify(struct certs *s, const char *what, struct crl *c, struct cert *ca, int64_t at_ms,
                struct err *e);
 /* Is this serial number on it? Only of a verified CRL whose issuer issued `of`. A binary search. */

@@ -15,6 +15,8 @@ struct cert_node {
     int is_signed_by;
     struct ec_key *ec; /* owned; NULL until it is needed */
     int is_ca, self_issued;
+    int critical_known; /* no critical extension but those that chain.c looks at */
+    char subject_cn[128], issuer_cn[128];
     long path_len;      /* -1: no bound */
     uint32_t key_usage; /* all bits when it does not say */
     struct cert_node *next, *newer, *older;
@@ -30,6 +32,8 @@ static inline const struct cert_node *const_node_of(const struct cert *c)
     return (const struct cert_node *)(const void *)c;
 }
 
+/* Is that an extension whose being critical chain.c honours? */
+int critical_is_known(const X509_EXTENSION *ext);
 int sha256_of(const void *p, size_t n, uint8_t ret[32]);
 /* Milliseconds since 1970; ERR_INVALID with clause "<what>.<field>". */
 int asn1_time_ms(const char *what, const char *field, const ASN1_TIME *t, int64_t *ret,

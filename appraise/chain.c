@@ -87,14 +87,14 @@ int cert_signed_by(struct certs *s, const char *what, struct cert *c, struct cer
     const struct cert_node *by = const_node_of(issuer);
 
     (void)s;
+    if (n->is_signed_by && memcmp(n->signed_by, by->id, sizeof(by->id)) == 0) {
+        return 0;
+    }
     if (!cert_names_issuer(c, issuer)) {
         char expected[128], actual[128];
         cert_subject_cn(issuer, expected);
         cert_issuer_cn(c, actual);
         return clause_refuse(e, ERR_BAD_SIGNATURE, what, "issuer", expected, actual);
-    }
-    if (n->is_signed_by && memcmp(n->signed_by, by->id, sizeof(by->id)) == 0) {
-        return 0;
     }
     int ok = verify_certificate(c, issuer);
     ERR_clear_error();
@@ -124,19 +124,33 @@ static int is_listed(const char *const *list, const ASN1_OBJECT *o)
 
 /* Those that are looked at below. Others that OpenSSL knows (name constraints, policies) are not,
  * so they must not be critical. */
-static int critical_known(const struct chain_rules *r, const X509 *x)
+int critical_is_known(const X509_EXTENSION *ext)
 {
     static const int known[] = {NID_basic_constraints, NID_key_usage, NID_ext_key_usage,
                                 NID_subject_alt_name};
+    X509_EXTENSION *x = (X509_EXTENSION *)(uintptr_t)ext;
+    int nid;
 
-    for (int i = 0; i < X509_get_ext_count(x); i++) {
-        X509_EXTENSION *ext = X509_get_ext(x, i);
-        const ASN1_OBJECT *o = X509_EXTENSION_get_object(ext);
-        int ok = !X509_EXTENSION_get_critical(ext) || is_listed(r->critical, o);
-        for (size_t k = 0; !ok && k < ARRAY_LEN(known); k++) {
-            ok = OBJ_obj2nid(o) == known[k];
+    if (!X509_EXTENSION_get_critical(x)) {
+        return 1;
+    }
+    nid = OBJ_obj2nid(X509_EXTENSION_get_object(x));
+    for (size_t k = 0; k < ARRAY_LEN(known); k++) {
+        if (nid == known[k]) {
+            return 1;
         }
-        if (!ok) {
+    }
+    return 0;
+}
+
+static int critical_known(const struct chain_rules *r, const struct cert *c)
+{
+    if (const_node_of(c)->critical_known) {
+        return 1;
+    }
+    for (int i = 0; i < X509_get_ext_count(c->x); i++) {
+        X509_EXTENSION *ext = X509_get_ext(c->x, i);
+        if (!critical_is_known(ext) && !is_listed(r->critical, X509_EXTENSION_get_object(ext))) {
             return 0;
         }
     }
@@ -150,9 +164,9 @@ static int check_one(const struct chain_rules *r, const char *what, const struct
         check_not_after(what, "not_after", c->not_after_ms, r->at_ms, e)) {
         return -1;
     }
-    return critical_known(r, c->x) ? 0
-                                   : clause_refuse(e, ERR_INVALID, what, "extensions",
-                                                   "no unknown critical extension", "one");
+    return critical_known(r, c) ? 0
+                                : clause_refuse(e, ERR_INVALID, what, "extensions",
+                                                "no unknown critical extension", "one");
 }
 
 /* `below`: how many certificates of CAs that did not issue themselves stand between it and the
@@ -182,6 +196,9 @@ static int check_root(struct certs *s, const struct chain_rules *r, struct cert 
     char cn[128];
 
     for (size_t i = 0; i < r->n_anchors; i++) {
+        if (root == r->anchors[i]) {
+            return 0; /* the very certificate: its signature over itself would add nothing */
+        }
         if (cert_same_key(root, r->anchors[i])) {
             return cert_signed_by(s, r->what, root, root, e);
         }
