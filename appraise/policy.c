@@ -41,11 +41,26 @@ const char *rule_outcome_name(enum rule_outcome o)
 
 /* ---- claims and values ----------------------------------------------------------------------- */
 
-static const json_t *claim_at(const json_t *claims, const struct rule *rule)
+/* What the appraiser concluded, under "appraisal". */
+static json_t *conclusions(const struct appraisal *a, const char *tee)
 {
-    const json_t *at = claims;
+    json_t *none = json_array();
+    json_t *o =
+        json_pack("{s:s,s:s,s:s,s:O,s:O}", "tee", tee, "tcb_status", tcb_status_name(a->tcb_status),
+                  "tier", tier_name(a->tier), "unchecked", a->unchecked ? a->unchecked : none,
+                  "advisories", a->advisories ? a->advisories : none);
 
-    for (size_t i = 0; at && i < rule->n_path; i++) {
+    json_decref(none);
+    return o;
+}
+
+static const json_t *claim_at(const json_t *claims, const json_t *concluded,
+                              const struct rule *rule)
+{
+    int own = streq(rule->path[0], "appraisal");
+    const json_t *at = own ? concluded : claims;
+
+    for (size_t i = (size_t)own; at && i < rule->n_path; i++) {
         const char *name = rule->path[i];
         if (json_is_array(at)) {
             char *end;
@@ -292,11 +307,12 @@ int policy_apply(const struct policy *p, const char *tee, refval_fn refval, void
                  struct err *e)
 {
     struct rule_result *results = ret_results ? xcalloc(p->n, sizeof(*results)) : NULL;
+    _cleanup_json_ json_t *concluded = conclusions(a, tee);
     int spoken[EAR_VECTOR_N] = {0}, rc = 0;
 
     for (size_t i = 0; i < p->n; i++) {
         const struct rule *rule = &p->rules[i];
-        const json_t *claim = claim_at(a->claims, rule);
+        const json_t *claim = claim_at(a->claims, concluded, rule);
         const json_t *value = !rule->ref ? rule->value
                               : refval   ? refval(refval_arg, rule->ref)
                                          : NULL;

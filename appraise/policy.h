@@ -16,6 +16,9 @@
  *       fail: {configuration: 96}   96 stands for what pass names and fail does not
  *       refuse: true                failing refuses the evidence
  *
+ * Claims are those of the evidence, and under "appraisal" what the appraiser concluded: tee,
+ * tcb_status, tier, advisories, unchecked.
+ *
  * A member of the vector that any rule of the policy speaks of is what the rules make it: the worst
  * of their effects; it warns (32) when none of the rules found its claim. The other members stay as
  * the appraiser set them.

@@ -101,11 +101,20 @@ static void test_operators(void **state)
         {"claim: [body, attributes.flags], op: eq, value: '07'", 1},
         {"claim: body.attributes.flags, op: exists", 0},
         {"claim: svn.deeper, op: exists", 0},
+        {"claim: appraisal.tcb_status, op: eq, value: OutOfDate", 1},
+        {"claim: appraisal.tee, op: eq, value: vtpm", 1},
+        {"claim: appraisal.tier, op: eq, value: vtpm", 1},
+        {"claim: appraisal.unchecked, op: subset-of, value: [crl]", 1},
+        {"claim: appraisal.unchecked, op: subset-of, value: []", 0},
+        {"claim: appraisal.advisories, op: subset-of, value: []", 1},
+        {"claim: tcb_status, op: exists", 0},
     };
     (void)state;
 
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-        struct appraisal a = {0};
+        _cleanup_json_ json_t *unchecked = json_pack("[s]", "crl");
+        struct appraisal a = {
+            .tcb_status = TCB_OUT_OF_DATE, .tier = TIER_VTPM, .unchecked = unchecked};
         struct err e;
         struct rule_result *r = NULL;
         _cleanup_free_ char *rule =
