@@ -326,6 +326,7 @@ int policy_apply(const struct policy *p, const char *tee, refval_fn refval, void
         }
         if (results) {
             report(rule, claim, value, o, &results[i]);
+            results[i].other_tee = !listed(&rule->tees, tee);
         }
     }
     unsay(p, tee, a->vector, spoken);

@@ -80,6 +80,7 @@ const char *rule_outcome_name(enum rule_outcome o); /* "passed", "failed", "skip
 struct rule_result {
     const char *name; /* borrowed from the policy */
     enum rule_outcome outcome;
+    int other_tee;   /* skipped, because it is for others */
     int refuses;     /* it failed, and failing refuses */
     char claim[256]; /* its path, for people */
     char expected[256], actual[256];

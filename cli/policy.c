@@ -230,7 +230,9 @@ static int report(struct cli *c, const struct verdict *v, const struct verdict *
         cli_json(c, o);
     } else {
         for (size_t i = 0; i < policy_n_rules(v->policy); i++) {
-            say_rule(c, &v->results[i]);
+            if (!v->results[i].other_tee) {
+                say_rule(c, &v->results[i]);
+            }
         }
         say_verdict(c, v);
         if (other->policy) {
@@ -259,6 +261,16 @@ static int read_claims(const char *path, struct appraise_job *j, struct err *e)
                        "--claims: expected what `coffer appraise --json` prints, with tee and "
                        "claims, found something else");
     }
+    const char *status = json_string_value(json_object_get(o, "tcb_status"));
+    for (enum tcb_status k = 0; status && k < TCB_STATUS_N; k++) {
+        j->appraisal.tcb_status = streq(tcb_status_name(k), status) ? k : j->appraisal.tcb_status;
+    }
+    const char *tier = json_string_value(json_object_get(o, "tier"));
+    for (enum tier k = 0; tier && k < TIER_N; k++) {
+        j->appraisal.tier = streq(tier_name(k), tier) ? k : j->appraisal.tier;
+    }
+    j->appraisal.unchecked = json_incref(json_object_get(o, "unchecked"));
+    j->appraisal.advisories = json_incref(json_object_get(o, "advisories"));
     j->tee = appraiser_find(tee);
     j->appraisal.claims = json_incref(inner);
     for (size_t i = 0; i < EAR_VECTOR_N; i++) {
