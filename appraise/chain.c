@@ -4,15 +4,19 @@
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 
-/* r || s of a DER signature. */
+/* r || s of a DER signature, which is written in no second way: no unused bits, no BER. */
 static int raw_signature(const ASN1_BIT_STRING *der, size_t n, uint8_t *ret)
 {
-    const uint8_t *p = ASN1_STRING_get0_data(der);
-    ECDSA_SIG *sig = d2i_ECDSA_SIG(NULL, &p, ASN1_STRING_length(der));
-    int ok = sig && p == ASN1_STRING_get0_data(der) + ASN1_STRING_length(der) &&
+    const uint8_t *start = ASN1_STRING_get0_data(der), *p = start;
+    int bytes = ASN1_STRING_length(der);
+    ECDSA_SIG *sig = d2i_ECDSA_SIG(NULL, &p, bytes);
+    uint8_t *again = NULL;
+    int ok = sig && !(der->flags & 0x07) && p == start + bytes &&
+             i2d_ECDSA_SIG(sig, &again) == bytes && memcmp(again, start, (size_t)bytes) == 0 &&
              BN_bn2binpad(ECDSA_SIG_get0_r(sig), ret, (int)n) == (int)n &&
              BN_bn2binpad(ECDSA_SIG_get0_s(sig), ret + n, (int)n) == (int)n;
 
+    OPENSSL_free(again);
     ECDSA_SIG_free(sig);
     return ok;
 }
