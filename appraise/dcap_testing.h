@@ -25,7 +25,8 @@ struct dcap_quote_opts {
     uint8_t tee_tcb_svn[2], tee_tcb_svn_2[2]; /* the first two, the others are 5 */
     uint8_t td_debug;
     unsigned qe_svn;
-    uint8_t report_data; /* 64 times */
+    uint8_t report_data;  /* 64 times, */
+    const uint8_t *bound; /* or these 64 */
 };
 
 /* ---- DER ------------------------------------------------------------------------------------- */
@@ -201,6 +202,9 @@ static inline void dcap_body(struct buf *b, const struct dcap_quote_opts *o)
     if (o->body == DCAP_BODY_SGX) {
         memset(body + SGX_MRENCLAVE, 0xe1, 32);
         memset(body + SGX_REPORTDATA, o->report_data, 64);
+        if (o->bound) {
+            memcpy(body + SGX_REPORTDATA, o->bound, 64);
+        }
     } else {
         memset(body, 5, 16);
         memcpy(body + TD_TCB_SVN, o->tee_tcb_svn, 2);
@@ -208,6 +212,9 @@ static inline void dcap_body(struct buf *b, const struct dcap_quote_opts *o)
         body[TD_ATTRIBUTES + 3] = 0x10;
         memset(body + TD_MRTD, 0xd1, 48);
         memset(body + TD_REPORTDATA, o->report_data, 64);
+        if (o->bound) {
+            memcpy(body + TD_REPORTDATA, o->bound, 64);
+        }
         if (o->body != DCAP_BODY_TD_10) {
             memset(body + TD_TCB_SVN_2, 5, 16);
             memcpy(body + TD_TCB_SVN_2, o->tee_tcb_svn_2, 2);

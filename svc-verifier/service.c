@@ -1,5 +1,6 @@
 /* The verifier as the engine runs it: its tables, handlers, configuration, and what is due when. */
 #include "appraise/vtpm.h"
+#include "common/fileio.h"
 #include "svc-verifier/store.h"
 #include "svc-verifier/verifier.h"
 
@@ -24,6 +25,11 @@ static const struct config_item items[] = {
      .type = CONFIG_PATH,
      .dflt = "",
      .help = "a policy that decides trust vectors (docs/POLICY.md; none: coffer policy show)"},
+    {.name = "trusted-roots",
+     .type = CONFIG_PATH,
+     .dflt = "",
+     .help = "roots (PEM) trusted beside Intel's, AMD's and the others' own: who holds their keys "
+             "can make evidence"},
     {.name = "pcs-url",
      .type = CONFIG_STR,
      .dflt = "https://api.trustedservices.intel.com",
@@ -60,10 +66,35 @@ static void verifier_free(struct verifier *v)
     tpm_hosts_free(v->tpm_hosts);
     policy_free(v->rules);
     shelf_free(v->shelf);
+    for (size_t i = 0; i < v->policy.n_roots; i++) {
+        cert_unref(v->roots[i]);
+    }
     certs_free(v->certs);
     free(v);
 }
 DEFINE_CLEANUP(struct verifier *, verifier_free);
+
+static int load_roots(const struct config *c, struct verifier *v, struct err *e)
+{
+    const char *path = config_str(c, "trusted-roots");
+    _cleanup_buf_ struct buf pem = BUF_INIT(CERT_MAX_BYTES * CERT_CHAIN_MAX);
+    size_t n;
+
+    if (!*path) {
+        return 0;
+    }
+    if (file_read(path, CERT_MAX_BYTES * CERT_CHAIN_MAX, 0, &pem, e) ||
+        certs_add_pem(v->certs, "trusted-roots", buf_bytes(&pem), v->roots, CERT_CHAIN_MAX, &n,
+                      e)) {
+        return err_wrap(e, "%s", path);
+    }
+    for (size_t i = 0; i < n; i++) {
+        cert_ref(v->roots[i]);
+    }
+    v->policy.roots = (const struct cert *const *)(void *)v->roots;
+    v->policy.n_roots = n;
+    return 0;
+}
 
 /* What is not configured is believed of nobody. */
 static int load_policy(const struct config *c, const struct trust *trust, struct verifier *v,
@@ -117,7 +148,7 @@ static int verifier_open(struct svc *s, struct err *e)
         return -1;
     }
     v->certs = certs_new(VERIFIER_CERTS);
-    if (shelf_open(s->db, v->certs, &v->shelf, e)) {
+    if (load_roots(s->config, v, e) || shelf_open(s->db, v->certs, &v->shelf, e)) {
         return -1;
     }
     s->priv = TAKE_PTR(v);

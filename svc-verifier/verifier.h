@@ -39,6 +39,7 @@ struct verifier {
     struct tpm_hosts *tpm_hosts;
     struct policy *rules; /* the appraisal policy */
     struct certs *certs;
+    struct cert *roots[CERT_CHAIN_MAX]; /* held; beside the makers' */
     struct shelf *shelf;
 };
 

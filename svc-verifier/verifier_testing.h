@@ -82,10 +82,11 @@ static _unused_ char *vworld_file(const struct vworld *w, const char *name, cons
 }
 
 /* With the payload of reference values, and enrolled hosts, as the files have them; NULL: none. */
-static _unused_ void vworld_make_with(struct vworld *w, const char *allow_sample,
-                                      const json_t *refvals, const char *hosts)
+static _unused_ void vworld_make_rooted(struct vworld *w, const char *allow_sample,
+                                        const json_t *refvals, const char *hosts, const char *roots)
 {
     _cleanup_free_ char *jws = NULL, *refvals_path = NULL, *hosts_path = NULL;
+    _cleanup_free_ char *roots_path = NULL;
     size_t n = n_config_common + verifier_service.n_config;
 
     *w = (struct vworld){.now_ms = INT64_C(1800000000000)};
@@ -108,10 +109,17 @@ static _unused_ void vworld_make_with(struct vworld *w, const char *allow_sample
     }
     refvals_path = vworld_file(w, "refvals.jws", jws);
     hosts_path = vworld_file(w, "hosts.json", hosts);
-    w->config =
-        config_make(w->items, n, "data-dir", w->dir, "trust", trust, "allow-sample", allow_sample,
-                    "reference-values", refvals_path, "tpm-hosts", hosts_path, NULL);
+    roots_path = vworld_file(w, "roots.pem", roots);
+    w->config = config_make(w->items, n, "data-dir", w->dir, "trust", trust, "allow-sample",
+                            allow_sample, "reference-values", refvals_path, "tpm-hosts", hosts_path,
+                            "trusted-roots", roots_path, NULL);
     VMUST(vworld_open(w, e));
+}
+
+static _unused_ void vworld_make_with(struct vworld *w, const char *allow_sample,
+                                      const json_t *refvals, const char *hosts)
+{
+    vworld_make_rooted(w, allow_sample, refvals, hosts, NULL);
 }
 
 static _unused_ void vworld_make(struct vworld *w, const char *allow_sample)
@@ -121,8 +129,9 @@ static _unused_ void vworld_make(struct vworld *w, const char *allow_sample)
 
 static _unused_ void vworld_done(struct vworld *w)
 {
-    static const char *const files[] = {"sign.jwk", "sign.pub.jwk", "trust.json",  "db",
-                                        "db-wal",   "db-shm",       "refvals.jws", "hosts.json"};
+    static const char *const files[] = {"sign.jwk",    "sign.pub.jwk", "trust.json",
+                                        "db",          "db-wal",       "db-shm",
+                                        "refvals.jws", "hosts.json",   "roots.pem"};
 
     engine_close(TAKE_PTR(w->g));
     config_free(w->config);
