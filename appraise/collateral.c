@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "appraise/snp_evidence.h"
 #include "common/fileio.h"
 
 #define DIR_FILES_MAX 4096
@@ -408,6 +409,29 @@ static int take_oe(struct collateral *c, const struct origin *o, struct bytes d,
     return take_parts(c, o, &p, e);
 }
 
+/* AMD's table of certificates, as hosts give it; entries that are none are passed over. */
+static int take_amd_table(struct collateral *c, const struct origin *of, struct bytes d,
+                          struct err *e)
+{
+    struct bytes entry;
+    struct origin o = *of;
+    size_t before = c->n;
+
+    o.depth = ENCODINGS_MAX; /* no table within a table */
+    for (size_t i = 0; snp_cert_table_entry(d, i, &entry) == 0; i++) {
+        struct err why = {0};
+        if (entry.n && collateral_take(c, &o, entry, &why) && why.code == ERR_TOO_LARGE) {
+            *e = why;
+            return -1;
+        }
+    }
+    if (c->n == before) {
+        return err_refuse(e, ERR_INVALID, "collateral.cert_table", "AMD's certificates",
+                          "none that can be read");
+    }
+    return 0;
+}
+
 /* ---- what is it? ----------------------------------------------------------------------------- */
 
 static int take_der(struct collateral *c, const struct origin *o, struct bytes d, struct err *e)
@@ -520,6 +544,9 @@ int collateral_take(struct collateral *c, const struct origin *o, struct bytes d
     }
     if (d.n && d.p[0] == 0x30 && !is_text_of(d, in_b64)) {
         return take_der(c, o, d, e);
+    }
+    if (o->depth < ENCODINGS_MAX && snp_is_cert_table(d)) {
+        return take_amd_table(c, o, d, e);
     }
     if (is_qve(d)) {
         return take_qve(c, o, d, e);

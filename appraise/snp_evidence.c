@@ -34,10 +34,16 @@ static int all_zero(const uint8_t *p, size_t n)
 
 /* ---- certificates ---- */
 
+/* Parsing costs far more than writing what is to be parsed. */
+#define SEEN_MAX (2 * SNP_CERTS_MAX)
+
 static void take_one(struct snp_evidence *ev, struct bytes der)
 {
     struct cert *c;
 
+    if (ev->n_seen++ >= SEEN_MAX) {
+        return;
+    }
     while (der.n && der.p[der.n - 1] == '\0' && der.n > 4 &&
            der.n > 4u + ((size_t)der.p[2] << 8 | der.p[3])) {
         der.n--; /* pages are padded */
@@ -61,7 +67,7 @@ static void take_pem(struct snp_evidence *ev, struct bytes in)
     static const char begin[] = "-----BEGIN ", dashes[] = "-----";
     const uint8_t *p = in.p, *end = in.p + in.n;
 
-    while ((p = memmem(p, (size_t)(end - p), begin, sizeof(begin) - 1))) {
+    while (ev->n_seen < SEEN_MAX && (p = memmem(p, (size_t)(end - p), begin, sizeof(begin) - 1))) {
         _cleanup_buf_ struct buf der = BUF_INIT(CERT_MAX_BYTES);
         p += sizeof(begin) - 1;
         const uint8_t *from = memmem(p, (size_t)(end - p), dashes, sizeof(dashes) - 1);
@@ -76,10 +82,20 @@ static void take_pem(struct snp_evidence *ev, struct bytes in)
         }
         if (snp_text_decode(BYTES(from, (size_t)(to - from)), &der)) {
             ev->n_bad++;
+            ev->n_seen++;
         } else {
             take_one(ev, buf_bytes(&der));
         }
         p = to;
+    }
+}
+
+static void take_plain(struct snp_evidence *ev, struct bytes in)
+{
+    if (memmem(in.p, in.n, "-----BEGIN ", 11)) {
+        take_pem(ev, in);
+    } else if (in.n) {
+        take_one(ev, in);
     }
 }
 
@@ -114,6 +130,21 @@ int snp_is_cert_table(struct bytes in)
     return in.n >= 2 * TABLE_ENTRY_BYTES && is_known_guid(in.p);
 }
 
+int snp_cert_table_entry(struct bytes in, size_t i, struct bytes *ret)
+{
+    size_t at = i * TABLE_ENTRY_BYTES;
+
+    if (i >= SNP_CERTS_MAX || at > in.n || in.n - at < TABLE_ENTRY_BYTES) {
+        return -1;
+    }
+    size_t from = le32(in.p + at + 16), n = le32(in.p + at + 20);
+    if (from < TABLE_ENTRY_BYTES || from > in.n || n > in.n - from) {
+        return -1; /* among others, the entry of zeros at the end */
+    }
+    *ret = is_known_guid(in.p + at) ? BYTES(in.p + from, n) : (struct bytes){0};
+    return 0;
+}
+
 /* {GUID, offset, length}..., an entry of zeros, data. Other GUIDs are a cloud's own. */
 static int take_table(struct snp_evidence *ev, struct bytes in, struct err *e)
 {
@@ -136,7 +167,7 @@ static int take_table(struct snp_evidence *ev, struct bytes in, struct err *e)
                               from + n, in.n);
         }
         if (is_known_guid(p) && at / TABLE_ENTRY_BYTES < SNP_CERTS_MAX) {
-            snp_take_certs(ev, BYTES(in.p + from, n));
+            take_plain(ev, BYTES(in.p + from, n)); /* no table within a table */
         }
     }
 }
@@ -145,10 +176,8 @@ void snp_take_certs(struct snp_evidence *ev, struct bytes in)
 {
     if (snp_is_cert_table(in)) {
         ev->n_bad += take_table(ev, in, NULL) != 0;
-    } else if (memmem(in.p, in.n, "-----BEGIN ", 11)) {
-        take_pem(ev, in);
-    } else if (in.n) {
-        take_one(ev, in);
+    } else {
+        take_plain(ev, in);
     }
 }
 

@@ -24,6 +24,7 @@ struct snp_evidence {
     size_t n_certs;
     struct crl *crl; /* owned; NULL: none */
     size_t n_bad;    /* things beside the report that were neither: some hosts hand out such */
+    size_t n_seen;   /* how often a certificate or CRL was tried: bounded */
     struct certs *store;
 };
 
@@ -42,6 +43,9 @@ int snp_take_json(struct snp_evidence *ev, const json_t *j, int depth, struct er
 void snp_take_certs(struct snp_evidence *ev, struct bytes in);
 /* Does it begin with an entry of AMD's table of certificates? */
 int snp_is_cert_table(struct bytes in);
+/* The data of its i-th entry, empty when that is not of AMD's; -1 behind the last, or when it does
+ * not lie within `in`. */
+int snp_cert_table_entry(struct bytes in, size_t i, struct bytes *ret);
 /* hex, base64 or base64url, white space in it or not. -1: none of these. */
 int snp_text_decode(struct bytes text, struct buf *ret);
 

@@ -158,6 +158,26 @@ static void test_bad_ask(void **state)
     assert_refused(0, buf_bytes(&b), "evidence.vcek");
 }
 
+/* The table alone, as collateral. */
+static void test_table_as_collateral(void **state)
+{
+    (void)state;
+    _cleanup_(certs_freep) struct certs *store = certs_new(64);
+    _cleanup_(collateral_freep) struct collateral *c = collateral_new(store);
+    struct appraisal_input in = {.evidence = BYTES(shown[1].report, SNP_REPORT_BYTES),
+                                 .collateral = c,
+                                 .now_ms = PKI_NOW_MS};
+    struct appraisal a = {0};
+    struct err e = {0};
+
+    assert_int_equal(collateral_add(c, "auxblob", buf_bytes(&shown[1].table), &e), 0);
+    assert_int_equal(collateral_n(c), 2);
+    assert_int_equal(snp_appraise_by(&in, &worlds[SNP_GENOA].roots, &a, &e), 0);
+    appraisal_done(&a);
+    assert_int_equal(collateral_add(c, "auxblob", BYTES(shown[1].table.p, 90), &e), -1);
+    assert_string_equal(e.clause, "collateral.cert_table");
+}
+
 static void test_guest_answer(void **state)
 {
     (void)state;
@@ -387,6 +407,22 @@ static void test_scale(void **state)
 
 /* ---- what is none ---- */
 
+/* A table whose entries are all the rest of it, which is such a table again. */
+static void nested_tables(struct buf *b, size_t n)
+{
+    while (b->n + 24 * 16 < n) {
+        size_t at = b->n, table = 24 * 15;
+        for (size_t i = 0; i < 15; i++) {
+            assert_int_equal(buf_add(b, shown[0].table.p, 16, NULL), 0);
+            snp_testing_put_le32(b, table);
+            snp_testing_put_le32(b, n - at - table);
+        }
+    }
+    while (b->n < n) {
+        assert_int_equal(buf_add(b, "", 1, NULL), 0);
+    }
+}
+
 static double cpu_ms(void)
 {
     struct timespec t;
@@ -440,16 +476,34 @@ static void test_hostile(void **state)
     double from = cpu_ms();
     assert_int_equal(judge(0, BYTES_STR(deep), &e), -1);
     assert_true(cpu_ms() - from < 50);
+    _cleanup_buf_ struct buf tables = BUF_INIT(1u << 18);
+    assert_int_equal(buf_add(&tables, shown[0].report, SNP_REPORT_BYTES, NULL), 0);
+    _cleanup_buf_ struct buf nested_table = BUF_INIT(1u << 17);
+    nested_tables(&nested_table, 100000);
+    assert_int_equal(buf_add(&tables, nested_table.p, nested_table.n, NULL), 0);
+    from = cpu_ms();
+    assert_int_equal(judge(0, buf_bytes(&tables), &e), -1);
+    assert_true(cpu_ms() - from < 50);
+    _cleanup_(certs_freep) struct certs *store = certs_new(8);
+    _cleanup_(collateral_freep) struct collateral *c = collateral_new(store);
+    assert_int_equal(collateral_add(c, "nested", buf_bytes(&nested_table), &e), -1);
+    assert_true(cpu_ms() - from < 100);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_extended),       cmocka_unit_test(test_bad_ask),
-        cmocka_unit_test(test_guest_answer),   cmocka_unit_test(test_trustee),
-        cmocka_unit_test(test_trustee_fields), cmocka_unit_test(test_trustee_clauses),
-        cmocka_unit_test(test_trustee_before), cmocka_unit_test(test_other_json),
-        cmocka_unit_test(test_cbor),           cmocka_unit_test(test_scale),
+        cmocka_unit_test(test_extended),
+        cmocka_unit_test(test_bad_ask),
+        cmocka_unit_test(test_table_as_collateral),
+        cmocka_unit_test(test_guest_answer),
+        cmocka_unit_test(test_trustee),
+        cmocka_unit_test(test_trustee_fields),
+        cmocka_unit_test(test_trustee_clauses),
+        cmocka_unit_test(test_trustee_before),
+        cmocka_unit_test(test_other_json),
+        cmocka_unit_test(test_cbor),
+        cmocka_unit_test(test_scale),
         cmocka_unit_test(test_hostile),
     };
 
