@@ -31,6 +31,7 @@ directory() {
     coffer_common) echo common ;;
     coffer_testing) echo common/testing ;;
     coffer_cli) echo cli ;;
+    coffer_appraise) echo appraise ;;
     coffer_guest) echo guest ;;
     svc_*) echo "svc-${1#svc_}" ;;
     *) return 1 ;;
