@@ -58,7 +58,7 @@ static const struct tdx_module *find_module(const struct tcb_info *t, unsigned m
 static int check_module(const struct tcb_info *t, const struct dcap_quote *q, struct err *e)
 {
     const uint8_t *svn = q->body.p + TD_TCB_SVN, *attributes = q->body.p + TD_SEAMATTRIBUTES;
-    const struct tdx_module *m = t->has_module ? &t->module : NULL;
+    const struct tdx_module *m = t->is_tdx ? &t->module : NULL;
     uint8_t any = 0;
 
     if (svn[1]) {
@@ -189,9 +189,14 @@ int tcb_evaluate(const struct tcb_info *t, const struct qe_identity *qe, const s
     }
     struct tcb_verdict v = evaluate(t, qe, pck, q, svn);
     if (q->body_type == DCAP_BODY_TD_15 || q->body_type == DCAP_BODY_TD_15EX) {
-        v.launch = v.status;
-        v.current = evaluate(t, qe, pck, q, q->body.p + TD_TCB_SVN_2).status;
-        v.status = relaunch(v.launch, v.current);
+        struct tcb_verdict now = evaluate(t, qe, pck, q, q->body.p + TD_TCB_SVN_2);
+        enum tcb_status launch = v.status;
+        v.status = relaunch(launch, now.status);
+        if (now.status == TCB_NOT_SUPPORTED) {
+            v = now; /* nobody can say what it runs on: as if it had been launched on that */
+        }
+        v.launch = launch;
+        v.current = now.status;
     }
     *ret = v;
     return 0;

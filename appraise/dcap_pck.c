@@ -51,16 +51,18 @@ static int next(struct bytes *in, unsigned *ret_tag, struct bytes *ret)
     return 0;
 }
 
-/* SEQUENCE { OID prefix.<number>[.<sub>], value }: what follows the prefix, and the value. */
-static int next_entry(struct bytes *in, size_t arcs, unsigned *ret_number, unsigned *ret_tag,
+/* SEQUENCE { OID prefix.[<under>.]<number>, value }: the number and the value; `under` 0: none. */
+static int next_entry(struct bytes *in, unsigned under, unsigned *ret_number, unsigned *ret_tag,
                       struct bytes *ret)
 {
+    size_t arcs = under ? 2 : 1;
     struct bytes entry, oid;
     unsigned tag;
 
     if (next(in, &tag, &entry) || tag != TAG_SEQUENCE || next(&entry, &tag, &oid) ||
         tag != TAG_OID || oid.n != sizeof(prefix) + arcs ||
-        memcmp(oid.p, prefix, sizeof(prefix)) != 0 || next(&entry, ret_tag, ret) || entry.n) {
+        memcmp(oid.p, prefix, sizeof(prefix)) != 0 || (under && oid.p[sizeof(prefix)] != under) ||
+        next(&entry, ret_tag, ret) || entry.n) {
         return -1;
     }
     *ret_number = oid.p[oid.n - 1];
@@ -132,7 +134,7 @@ static int read_configuration(struct bytes in, struct pck *p, struct err *e)
     struct bytes v;
 
     while (in.n) {
-        if (next_entry(&in, 2, &number, &tag, &v) || number < 1 || number > 3 ||
+        if (next_entry(&in, 7, &number, &tag, &v) || number < 1 || number > 3 ||
             boolean(tag, v,
                     number == 1   ? &p->dynamic_platform
                     : number == 2 ? &p->cached_keys
@@ -194,7 +196,7 @@ int pck_parse(struct bytes extension, struct pck *ret, struct err *e)
     }
     while (in.n) {
         struct bytes v;
-        if (next_entry(&in, 1, &number, &tag, &v)) {
+        if (next_entry(&in, 0, &number, &tag, &v)) {
             return malformed(e, "pairs of an object identifier and a value");
         }
         if (number > 7 || seen & 1u << number) {

@@ -1,8 +1,10 @@
 #include "appraise/dcap_tcb.h"
 
+#include "appraise/evidence.h"
 #include "appraise/when.h"
 
-#define JSON_MAX_BYTES (1u << 20)
+/* Several times what Intel serves. */
+#define JSON_MAX_BYTES (128u * 1024)
 
 /* ---- members --------------------------------------------------------------------------------- */
 
@@ -117,6 +119,12 @@ static int by_isv_svn(const void *a, const void *b)
     return (x->isv_svn < y->isv_svn) - (x->isv_svn > y->isv_svn);
 }
 
+/* The others are about a platform's configuration, and have no meaning for its parts. */
+static int is_part_status(enum tcb_status s)
+{
+    return s == TCB_UP_TO_DATE || s == TCB_OUT_OF_DATE || s == TCB_REVOKED;
+}
+
 static int read_isv_levels(const struct place *at, const json_t *o, struct isv_level **ret,
                            size_t *ret_n)
 {
@@ -133,6 +141,9 @@ static int read_isv_levels(const struct place *at, const json_t *o, struct isv_l
         if (get_int(at, json_object_get(level, "tcb"), "isvsvn", 0xffff, &n) ||
             get_word(at, level, &v[i].word)) {
             return -1;
+        }
+        if (!is_part_status(v[i].word.status)) {
+            return bad(at, "tcbLevels.tcbStatus", "UpToDate, OutOfDate or Revoked");
         }
         v[i].isv_svn = (uint16_t)n;
     }
@@ -176,13 +187,15 @@ static int read_modules(const struct place *of, struct tcb_info *t)
     size_t i;
 
     if (!t->is_tdx) {
-        return module ? bad(of, "tdxModule", "none in the TCB info of SGX") : 0;
+        return module || json_object_get(t->json, "tdxModuleIdentities")
+                   ? bad(of, "tdxModule", "none in the TCB info of SGX")
+                   : 0;
     }
-    if (module) {
-        if (read_module(&at, module, 0, &t->module)) {
-            return -1;
-        }
-        t->has_module = 1;
+    if (!json_is_object(module)) {
+        return bad(of, "tdxModule", "an object");
+    }
+    if (read_module(&at, module, 0, &t->module)) {
+        return -1;
     }
     if (!json_object_get(t->json, "tdxModuleIdentities")) {
         return 0;
@@ -368,6 +381,10 @@ static int parse_json(const struct place *at, struct bytes raw, json_t **ret)
 {
     struct err why = {0};
 
+    if (raw.n <= JSON_MAX_BYTES && !evidence_few_parts(raw)) {
+        return err_refuse(at->e, ERR_TOO_LARGE, at->what,
+                          "JSON of at most 20000 texts, members and lists", "more");
+    }
     if (json_parse(at->what, raw, JSON_MAX_BYTES, ret, &why) == 0) {
         return 0;
     }

@@ -44,8 +44,7 @@ struct tcb_info {
     int version, is_tdx;
     int64_t issue_ms, next_ms, evaluation;
     uint8_t fmspc[6], pce_id[2];
-    int has_module;
-    struct tdx_module module, *modules; /* owned */
+    struct tdx_module module, *modules; /* of TDX only; owned */
     size_t n_modules;
     struct tcb_level *levels; /* owned; highest first */
     size_t n_levels;

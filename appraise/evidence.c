@@ -40,12 +40,17 @@ int evidence_text(const char *what, struct bytes text, struct buf *ret, struct e
     size_t start = ret->n, plain = 0;
 
     for (size_t i = 0; i < text.n; i++) {
-        plain += !isspace(text.p[i]);
+        uint8_t b = text.p[i];
+        if (!isalnum(b) && !isspace(b) && !(b && strchr("+/-_=", b))) {
+            return err_refuse(e, ERR_INVALID, what, "base64 or hex", "byte 0x%02x at %zu", b, i);
+        }
+        plain += !isspace(b);
     }
     if (normalise(text, &t, e)) {
         return -1;
     }
     if (all_hex((const char *)t.p, plain)) {
+        t.p[plain] = '\0'; /* no padding in hex */
         if (buf_reserve(ret, plain / 2, e) ||
             hex_decode((const char *)t.p, ret->p + ret->n, plain / 2, e)) {
             return -1;
@@ -59,6 +64,29 @@ int evidence_text(const char *what, struct bytes text, struct buf *ret, struct e
     return err_refuse(e, ERR_INVALID, what, "base64 or hex", "%zu other characters", plain);
 }
 
+int evidence_few_parts(struct bytes json)
+{
+    size_t n = 0, max = 4 * (size_t)EVIDENCE_JSON_MAX_PARTS;
+
+    for (size_t i = 0; i < json.n && n <= max; i++) {
+        switch (json.p[i]) {
+        case ':':
+        case '{':
+        case '[':
+            n += 4;
+            break;
+        case '"':
+        case ',':
+            n += 2;
+            break;
+        case '\\':
+            n++;
+            break;
+        }
+    }
+    return n <= max;
+}
+
 int evidence_json(struct bytes evidence, json_t **ret, struct err *e)
 {
     struct err why = {0};
@@ -70,6 +98,10 @@ int evidence_json(struct bytes evidence, json_t **ret, struct err *e)
     }
     if (at == evidence.n || evidence.p[at] != '{') {
         return 0;
+    }
+    if (!evidence_few_parts(evidence)) {
+        return err_refuse(e, ERR_TOO_LARGE, "evidence",
+                          "JSON of at most 20000 texts, members and lists", "more");
     }
     if (json_parse("evidence", evidence, EVIDENCE_JSON_MAX_BYTES, ret, &why)) {
         return err_refuse(e, why.code == ERR_TOO_LARGE ? ERR_TOO_LARGE : ERR_INVALID, "evidence",

@@ -6,10 +6,14 @@
 #include "common/jcs.h"
 
 #define EVIDENCE_JSON_MAX_BYTES (4u * 1024 * 1024)
+#define EVIDENCE_JSON_MAX_PARTS 20000u
 
 /* Bytes that a text stands for: base64 (padded or not, either alphabet) or hex, white space aside.
  * ERR_INVALID with clause `what`. */
 int evidence_text(const char *what, struct bytes text, struct buf *ret, struct err *e);
+/* What takes a JSON parser longest is many small texts, members, objects and lists, so those are
+ * bounded before it sees them; no evidence or collateral has nearly as many. */
+int evidence_few_parts(struct bytes json);
 /* The evidence's JSON object; 0 and NULL when it is not JSON (does not begin with a brace). */
 int evidence_json(struct bytes evidence, json_t **ret, struct err *e);
 /* The raw bytes of evidence that may be raw (is_raw says), text, or the member `member` of a JSON
