@@ -1,6 +1,7 @@
 #include "appraise/appraiser.h"
 
 #include "appraise/dcap.h"
+#include "appraise/nitro.h"
 #include "appraise/snp.h"
 #include "appraise/vtpm.h"
 
@@ -9,6 +10,7 @@ static const struct appraiser appraisers[] = {
     {.tee = "tdx", .appraise = tdx_appraise, .by_policy = 1, .needs = dcap_needs},
     {.tee = "sgx", .appraise = sgx_appraise, .by_policy = 1, .needs = dcap_needs},
     {.tee = "snp", .appraise = snp_appraise, .by_policy = 1, .needs = snp_needs},
+    {.tee = "nitro", .appraise = nitro_appraise, .by_policy = 1},
     {.tee = "vtpm", .challenge = vtpm_challenge, .appraise = vtpm_appraise},
 };
 
