@@ -129,13 +129,15 @@ static json_t *spec_json(const struct work *w, const char *nonce)
 {
     return json_pack(
         "{s:s,s:s,s:{s:s,s:s},s:{s:s,s:b,s:[s],s:[s,s],s:{s:s},s:s},s:[{s:s,s:s}],s:{s:s,s:[s]},"
-        "s:{s:i,s:i,s:i,s:i},s:i,s:i,s:s,s:{s:s,s:i,s:[{s:s,s:s}],s:[o]},s:{s:i,s:i,s:i}}",
+        "s:{s:i,s:i,s:i,s:i,s:i,s:b,s:s,s:i,s:b},s:i,s:i,s:s,s:{s:s,s:i,s:[{s:s,s:s}],s:[o]},s:{s:"
+        "i,s:i,s:i}}",
         "apiVersion", "coffer/v1", "kind", "Job", "metadata", "name", "mean", "nonce", nonce,
         "workload", "image", IMAGE, "encrypted", 1, "imageKeys", w->image_key, "args", "--group-by",
         "region", "env", "LANG", "C.UTF-8", "workdir", "/", "datasets", "id", w->dataset, "mount",
         "/data/patients", "tee", "mode", "required", "types", "sample", "resources", "cpuMillis",
-        1000, "memoryBytes", 268435456, "pids", 64, "tmpBytes", 0, "timeoutMs", 600000, "attempts",
-        2, "network", "none", "output", "path", "/output", "maxBytes", 65536, "files", "path",
+        1000, "memoryBytes", 268435456, "pids", 64, "tmpBytes", 0, "scratchBytes", 0, "lockMemory",
+        0, "hugepages", "none", "numaNode", -1, "cpuPinning", 0, "timeoutMs", 600000, "attempts", 2,
+        "network", "none", "output", "path", "/output", "maxBytes", 65536, "files", "path",
         "mean.csv", "type", "text/csv", "recipients", jkey_public_jwk(w->consumer), "gate",
         "holdAt", 90, "rejectAt", 95, "maxVerbatimPercent", 50);
 }

@@ -254,6 +254,7 @@ static int check_value(struct check *c, const struct field *f, const json_t *j)
     case F_SIZE:
     case F_DURATION:
     case F_CPU:
+    case F_NODE:
         if (!json_is_integer(j) || json_integer_value(j) < f->min ||
             json_integer_value(j) > f->max) {
             return bad_kind(c, f, j);
@@ -341,6 +342,19 @@ static void fill_tee(struct spec *s, const json_t *t)
     s->tee_types = strs_at(t, "types", &s->n_tee_types);
 }
 
+static void fill_vm(struct spec *s, const json_t *r)
+{
+    const char *huge = json_string_value(get(r, "hugepages"));
+
+    s->scratch_bytes = int_at(r, "scratchBytes");
+    s->lock_memory = json_is_true(get(r, "lockMemory"));
+    s->hugepages = streq(huge, "2MiB")   ? SPEC_HUGE_2M
+                   : streq(huge, "1GiB") ? SPEC_HUGE_1G
+                                         : SPEC_HUGE_NONE;
+    s->numa_node = int_at(r, "numaNode");
+    s->cpu_pinning = json_is_true(get(r, "cpuPinning"));
+}
+
 static int fill_output(struct spec *s, const json_t *o, struct err *e)
 {
     const json_t *files = get(o, "files"), *to = get(o, "recipients");
@@ -375,6 +389,7 @@ static int fill(struct spec *s, struct err *e)
     s->memory_bytes = int_at(r, "memoryBytes");
     s->pids = int_at(r, "pids");
     s->tmp_bytes = int_at(r, "tmpBytes");
+    fill_vm(s, r);
     s->timeout_ms = int_at(s->json, "timeoutMs");
     s->attempts = int_at(s->json, "attempts");
     s->gate_hold_at = int_at(g, "holdAt");
@@ -438,6 +453,33 @@ static int check_paths(const struct spec *s, const struct spec_source *src, stru
     return 0;
 }
 
+static int check_scratch(const struct spec *s, const struct spec_source *src, struct err *e)
+{
+    const char *clause = src->file ? "resources.scratch" : "resources.scratchBytes";
+    const struct spec_loc *l = src->file ? spec_source_find(src, clause) : NULL;
+    char path[64], number[32], shown[SPEC_SHOWN_MAX];
+
+    if (s->scratch_bytes && s->scratch_bytes < SPEC_SCRATCH_MIN_BYTES) {
+        snprintf(number, sizeof(number), "%lld", (long long)s->scratch_bytes);
+        return spec_bad(src, clause, 0,
+                        src->file ? "0, or at least 16MiB" : "0, or at least 16777216", e, "%s",
+                        l && l->shown ? l->shown : number);
+    }
+    for (size_t i = 0; s->scratch_bytes && i <= s->n_datasets; i++) {
+        const char *dir = i < s->n_datasets ? s->datasets[i].mount : s->output_path;
+        if (overlap(dir, SPEC_SCRATCH_DIR)) {
+            snprintf(path, sizeof(path), i < s->n_datasets ? "datasets[%zu].mount" : "output.path",
+                     i);
+            spec_show(dir, strlen(dir), 1, shown);
+            return spec_bad(src, path, 0,
+                            "a path apart from " SPEC_SCRATCH_DIR ", which "
+                            "resources.scratch asks for",
+                            e, "%s", shown);
+        }
+    }
+    return 0;
+}
+
 static int check_twice(char *const *v, size_t n, const char *list, const struct spec_source *src,
                        struct err *e)
 {
@@ -494,7 +536,7 @@ static int check_cross(const struct spec *s, const struct spec_source *src, stru
                  (long long)s->gate_reject_at);
         return spec_bad(src, "gate.holdAt", 0, expected, e, "%lld", (long long)s->gate_hold_at);
     }
-    if (check_paths(s, src, e) < 0 ||
+    if (check_paths(s, src, e) < 0 || check_scratch(s, src, e) < 0 ||
         check_twice(s->image_keys, s->n_image_keys, "workload.imageKeys", src, e) < 0 ||
         check_twice(s->tee_types, s->n_tee_types, "tee.types", src, e) < 0) {
         return -1;

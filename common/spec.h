@@ -14,7 +14,11 @@
  *                   "args": [str], "env": {name: str}, "workdir": str },
  *     "datasets": [ { "id": str, "mount": abs path } ],
  *     "tee": { "mode": "required"|"preferred"|"none", "types": ["tdx","snp","vtpm","sample",...] },
- *     "resources": { "cpuMillis": int, "memoryBytes": int, "pids": int, "tmpBytes": int },
+ *     "resources": { "cpuMillis": int, "memoryBytes": int, "pids": int, "tmpBytes": int,
+ *                    "scratchBytes": int          0: no SPEC_SCRATCH_DIR,
+ *                    "lockMemory": bool, "hugepages": "none"|"2MiB"|"1GiB",
+ *                    "numaNode": int              -1: any,
+ *                    "cpuPinning": bool },
  *     "timeoutMs": int, "attempts": int, "network": "none",
  *     "output": { "path": abs path, "maxBytes": int,
  *                 "files": [ { "path": rel path, "type": "text/csv"|"text/plain"|
@@ -38,8 +42,13 @@
 #define SPEC_MAX_RECIPIENTS 16
 #define SPEC_MAX_TYPES 16
 #define SPEC_MAX_IMAGE_KEYS 16
+/* Where the container sees its scratch, and the least there can be of it: a file system must fit.
+ */
+#define SPEC_SCRATCH_DIR "/scratch"
+#define SPEC_SCRATCH_MIN_BYTES (16ll << 20)
 
 enum tee_mode { TEE_REQUIRED, TEE_PREFERRED, TEE_NONE };
+enum spec_hugepages { SPEC_HUGE_NONE, SPEC_HUGE_2M, SPEC_HUGE_1G };
 
 struct spec_dataset {
     char *id, *mount;
@@ -72,6 +81,10 @@ struct spec {
     char **tee_types;
     size_t n_tee_types;
     int64_t cpu_millis, memory_bytes, pids, tmp_bytes;
+    int64_t scratch_bytes;
+    int lock_memory, cpu_pinning;
+    enum spec_hugepages hugepages;
+    int64_t numa_node; /* -1: any */
     int64_t timeout_ms, attempts;
     char *output_path;
     int64_t output_max_bytes;

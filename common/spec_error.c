@@ -357,6 +357,12 @@ void spec_expected(const struct field *f, int yaml, char *ret, size_t n)
             return;
         }
         break;
+    case F_NODE:
+        if (yaml) {
+            snprintf(ret, n, "any, or an integer in 0..%" PRId64, f->max);
+            return;
+        }
+        break;
     case F_INT:
         break;
     }

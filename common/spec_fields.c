@@ -235,6 +235,25 @@ static const struct field resources[] = {
      .dflt = "64MiB",
      .min = 0,
      .max = 16 * GIB},
+    {.key = "scratchBytes",
+     .name = "scratch",
+     .doc = "Size of /scratch, an encrypted disk that is gone with the VM; 0: none. Needs a VM.",
+     .kind = F_SIZE,
+     .dflt = "0",
+     .min = 0,
+     .max = 1024 * GIB},
+    {NAMED("lockMemory"), .doc = "The VM's memory is locked into the host's. Needs a VM.",
+     .kind = F_BOOL, .dflt = "false"},
+    {NAMED("hugepages"),
+     .doc = "The pages of the host that the VM's memory is made of. Needs a VM.", .kind = F_ENUM,
+     .dflt = "none", CHOICES("none", "2MiB", "1GiB")},
+    {NAMED("numaNode"),
+     .doc =
+         "The NUMA node of the host that the VM's memory and CPUs are of; any: the host chooses. "
+         "Needs a VM.",
+     .kind = F_NODE, .dflt = "any", .min = -1, .max = 1023},
+    {NAMED("cpuPinning"), .doc = "The VM has CPUs of the host for itself. Needs a VM.",
+     .kind = F_BOOL, .dflt = "false"},
 };
 
 static const struct field file_members[] = {

@@ -23,6 +23,7 @@ enum field_kind {
     F_SIZE,     /* YAML: 64MiB; normal: bytes */
     F_DURATION, /* YAML: 10m; normal: milliseconds */
     F_CPU,      /* YAML: 1.5 or 500m; normal: thousandths of a CPU */
+    F_NODE,     /* YAML: any, or 0..max; normal: -1 or the number */
     F_JWK,      /* YAML: self, a file or a JWK; normal: public P-256 JWK */
 };
 

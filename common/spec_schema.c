@@ -91,6 +91,20 @@ static void unit_schema(json_t *o, const char *bare, const char *pattern)
     json_object_set_new(o, "anyOf", any);
 }
 
+/* "any", or a number. */
+static void node_schema(const struct field *f, json_t *o)
+{
+    json_t *any = json_array(), *word = json_object(), *number = json_object();
+
+    set_str(word, "const", "any");
+    set_str(number, "type", "integer");
+    set_int(number, "minimum", 0);
+    set_int(number, "maximum", f->max);
+    json_array_append_new(any, word);
+    json_array_append_new(any, number);
+    json_object_set_new(o, "anyOf", any);
+}
+
 static void map_schema(const struct field *f, json_t *o)
 {
     json_t *names = json_object();
@@ -172,6 +186,9 @@ static json_t *schema_of(const struct field *f)
         break;
     case F_CPU:
         unit_schema(o, "number", "^(0|[1-9][0-9]*)(m|[.][0-9]{1,3})?$");
+        break;
+    case F_NODE:
+        node_schema(f, o);
         break;
     case F_JWK:
         jwk_schema(o);

@@ -21,7 +21,9 @@ static const char vector[] =
     "\"datasets\":[{\"id\":\"patients.abcdefghijklmnopqrstuvwxyz\",\"mount\":\"/data/patients\"},"
     "{\"id\":\"visits-2023.234567abcdefghijklmnopqrst\",\"mount\":\"/data/visits\"}],"
     "\"tee\":{\"mode\":\"preferred\",\"types\":[\"snp\",\"tdx\"]},"
-    "\"resources\":{\"cpuMillis\":1500,\"memoryBytes\":536870912,\"pids\":32,\"tmpBytes\":0},"
+    "\"resources\":{\"cpuMillis\":1500,\"memoryBytes\":536870912,\"pids\":32,\"tmpBytes\":0,"
+    "\"scratchBytes\":1073741824,\"lockMemory\":false,\"hugepages\":\"none\",\"numaNode\":-1,"
+    "\"cpuPinning\":false},"
     "\"timeoutMs\":90000,\"attempts\":3,\"network\":\"none\","
     "\"output\":{\"path\":\"/output\",\"maxBytes\":65536,"
     "\"files\":[{\"path\":\"mean.csv\",\"type\":\"text/csv\"},"
@@ -31,8 +33,8 @@ static const char vector[] =
     "\"y\":\"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0\"}]},"
     "\"gate\":{\"holdAt\":20,\"rejectAt\":60,\"maxVerbatimPercent\":5}}";
 static const char vector_digest[] =
-    "8dcb5fd9151f15c7e824ca50ddc1411dad05afee95a4ceeaed3d80b1f397c77b";
-static const char vector_id[] = "jrxfv7wivd4k4p2bezjin3qkbdw";
+    "d0921942aa9a1e87765c7cfca3584b3793f2246c2d44555c2f0a7ac1e7adbdc2";
+static const char vector_id[] = "j2cjbsqvktipio5s4pt6kgwclg6";
 
 static json_t *load(const char *text)
 {
@@ -109,6 +111,11 @@ static void vector_has_its_digest_and_id(void **state)
     assert_int_equal(s->memory_bytes, 536870912);
     assert_int_equal(s->pids, 32);
     assert_int_equal(s->tmp_bytes, 0);
+    assert_int_equal(s->scratch_bytes, 1 << 30);
+    assert_int_equal(s->lock_memory, 0);
+    assert_int_equal(s->hugepages, SPEC_HUGE_NONE);
+    assert_int_equal(s->numa_node, -1);
+    assert_int_equal(s->cpu_pinning, 0);
     assert_int_equal(s->timeout_ms, 90000);
     assert_int_equal(s->attempts, 3);
     assert_string_equal(s->output_path, "/output");
@@ -182,6 +189,29 @@ static const struct bad_case bad_cases[] = {
      "spec.resources.tmpBytes: expected an integer in 0..17179869184, found -1"},
     {"resources.tmpBytes", "17179869185",
      "spec.resources.tmpBytes: expected an integer in 0..17179869184, found 17179869185"},
+    {"resources.scratchBytes", "-1",
+     "spec.resources.scratchBytes: expected an integer in 0..1099511627776, found -1"},
+    {"resources.scratchBytes", "1099511627777",
+     "spec.resources.scratchBytes: expected an integer in 0..1099511627776, found 1099511627777"},
+    {"resources.scratchBytes", "16777215",
+     "spec.resources.scratchBytes: expected 0, or at least 16777216, found 16777215"},
+    {"datasets[1].mount", "\"/scratch/in\"",
+     "spec.datasets[1].mount: expected a path apart from /scratch, which resources.scratch asks "
+     "for, found \"/scratch/in\""},
+    {"output.path", "\"/scratch\"",
+     "spec.output.path: expected a path apart from /scratch, which resources.scratch asks for, "
+     "found \"/scratch\""},
+    {"resources.lockMemory", "1", "spec.resources.lockMemory: expected true or false, found 1"},
+    {"resources.hugepages", "true",
+     "spec.resources.hugepages: expected one of none, 2MiB, 1GiB, found true"},
+    {"resources.hugepages", "\"all\"",
+     "spec.resources.hugepages: expected one of none, 2MiB, 1GiB, found \"all\""},
+    {"resources.numaNode", "-2",
+     "spec.resources.numaNode: expected an integer in -1..1023, found -2"},
+    {"resources.numaNode", "\"any\"",
+     "spec.resources.numaNode: expected an integer in -1..1023, found \"any\""},
+    {"resources.cpuPinning", NULL,
+     "spec.resources.cpuPinning: expected true or false, found nothing"},
     {"timeoutMs", "999", "spec.timeoutMs: expected an integer in 1000..604800000, found 999"},
     {"timeoutMs", "604800001",
      "spec.timeoutMs: expected an integer in 1000..604800000, found 604800001"},
@@ -425,7 +455,7 @@ static void long_text_is_bounded(void **state)
     put_at(j, "workload.args[0]", text_of(30000, '"'));
     put_at(j, "workload.args[1]", text_of(30000, '"'));
     expect_json_error(j,
-                      "spec: expected at most 72960 bytes in canonical form, found 121004 bytes");
+                      "spec: expected at most 72960 bytes in canonical form, found 121101 bytes");
 
     _cleanup_json_ json_t *k = load(vector);
     put_at(k, "workload.workdir", json_sprintf("/%0300d", 0));
@@ -481,6 +511,11 @@ static const struct {
     {"resources.memoryBytes", "536870913"},
     {"resources.pids", "33"},
     {"resources.tmpBytes", "1"},
+    {"resources.scratchBytes", "16777216"},
+    {"resources.lockMemory", "true"},
+    {"resources.hugepages", "\"1GiB\""},
+    {"resources.numaNode", "0"},
+    {"resources.cpuPinning", "true"},
     {"timeoutMs", "90001"},
     {"attempts", "4"},
     {"output.path", "/other"},
@@ -725,6 +760,13 @@ static void schema_is_of_the_table(void **state)
     const json_t *attempts = json_object_get(props, "attempts");
     assert_int_equal(json_integer_value(json_object_get(attempts, "maximum")), 5);
     assert_int_equal(json_integer_value(json_object_get(attempts, "default")), 2);
+    const json_t *node = json_object_get(
+        json_object_get(json_object_get(json_object_get(props, "resources"), "properties"),
+                        "numaNode"),
+        "anyOf");
+    assert_string_equal(json_string_value(json_object_get(json_array_get(node, 0), "const")),
+                        "any");
+    assert_int_equal(json_integer_value(json_object_get(json_array_get(node, 1), "minimum")), 0);
 }
 
 int main(void)

@@ -285,6 +285,11 @@ static json_t *scalar_of(struct reader *r, const struct field *f, const char *s,
             return json_boolean(s[0] == 't');
         }
         break;
+    case F_NODE:
+        if (plain && streq(s, "any")) {
+            return json_integer(-1);
+        }
+        __attribute__((fallthrough));
     case F_INT:
         if (!plain) {
             break;

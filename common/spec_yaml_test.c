@@ -225,6 +225,32 @@ static void spelling_does_not_matter(void **state)
     }
 }
 
+static void what_needs_a_vm_is_read(void **state)
+{
+    (void)state;
+    _cleanup_spec_ struct spec *plain = read_ok(full);
+    assert_int_equal(plain->scratch_bytes, 0);
+    assert_int_equal(plain->lock_memory, 0);
+    assert_int_equal(plain->hugepages, SPEC_HUGE_NONE);
+    assert_int_equal(plain->numa_node, -1);
+    assert_int_equal(plain->cpu_pinning, 0);
+
+    _cleanup_free_ char *text =
+        edited("tmp: 0", "tmp: 0\n  scratch: 4GiB\n  lockMemory: true\n  hugepages: 2MiB\n"
+                         "  numaNode: 3\n  cpuPinning: true");
+    _cleanup_spec_ struct spec *s = read_ok(text);
+    assert_int_equal(s->scratch_bytes, 4ll << 30);
+    assert_int_equal(s->lock_memory, 1);
+    assert_int_equal(s->hugepages, SPEC_HUGE_2M);
+    assert_int_equal(s->numa_node, 3);
+    assert_int_equal(s->cpu_pinning, 1);
+
+    _cleanup_free_ char *words =
+        edited("tmp: 0", "tmp: 0\n  scratch: 0\n  hugepages: \"none\"\n  numaNode: any");
+    _cleanup_spec_ struct spec *same = read_ok(words);
+    assert_string_equal(same->digest_hex, plain->digest_hex);
+}
+
 static void units_are_exact(void **state)
 {
     static const struct {
@@ -261,7 +287,8 @@ static const struct {
      "job.yaml:30: timeoutMs: expected a known field (did you mean timeout?), found "
      "\"timeoutMs\""},
     {"  pids: 32", "  gpus: 1",
-     "job.yaml:28: resources.gpus: expected one of cpu, memory, pids, tmp, found \"gpus\""},
+     "job.yaml:28: resources.gpus: expected one of cpu, memory, pids, tmp, scratch, lockMemory, "
+     "hugepages, numaNode, cpuPinning, found \"gpus\""},
     {"      type: text/csv", "      mode: text/csv",
      "job.yaml:38: output.files[0].mode: expected one of path, type, found \"mode\""},
     {"kind: Job", "\"a\\0b\": 1",
@@ -340,6 +367,34 @@ static const struct {
     {"tmp: 0", "tmp: 17GiB",
      "job.yaml:29: resources.tmp: expected a size in 0..16GiB, found "
      "17GiB"},
+    {"tmp: 0", "scratch: 1025GiB",
+     "job.yaml:29: resources.scratch: expected a size in 0..1024GiB, found 1025GiB"},
+    {"tmp: 0", "scratch: 15MiB",
+     "job.yaml:29: resources.scratch: expected 0, or at least 16MiB, found 15MiB"},
+    {"tmp: 0", "scratch: 4G",
+     "job.yaml:29: resources.scratch: expected a size in 0..1024GiB, as bytes or with KiB, MiB or "
+     "GiB, found 4G"},
+    {"tmp: 0", "scratch: 1GiB\n  tmp: 0\n  x: 1",
+     "job.yaml:31: resources.x: expected one of cpu, memory, pids, tmp, scratch, lockMemory, "
+     "hugepages, numaNode, cpuPinning, found \"x\""},
+    {"tmp: 0", "lockMemory: yes",
+     "job.yaml:29: resources.lockMemory: expected true or false, found yes"},
+    {"tmp: 0", "hugepages: 4MiB",
+     "job.yaml:29: resources.hugepages: expected one of none, 2MiB, 1GiB (did you mean 2MiB?), "
+     "found 4MiB"},
+    {"tmp: 0", "hugepages: true",
+     "job.yaml:29: resources.hugepages: expected one of none, 2MiB, 1GiB (in quotes, if true is "
+     "meant as one), found true"},
+    {"tmp: 0", "numaNode: 1024",
+     "job.yaml:29: resources.numaNode: expected any, or an integer in 0..1023, found 1024"},
+    {"tmp: 0", "numaNode: -1",
+     "job.yaml:29: resources.numaNode: expected any, or an integer in 0..1023, found -1"},
+    {"tmp: 0", "numaNode: first",
+     "job.yaml:29: resources.numaNode: expected any, or an integer in 0..1023, found first"},
+    {"tmp: 0", "numaNode: \"any\"",
+     "job.yaml:29: resources.numaNode: expected any, or an integer in 0..1023, found \"any\""},
+    {"tmp: 0", "cpuPinning: 2",
+     "job.yaml:29: resources.cpuPinning: expected true or false, found 2"},
     {"64KiB", "65MiB", "job.yaml:35: output.maxBytes: expected a size in 1..64MiB, found 65MiB"},
     {"\"1.5\"", "1.2345",
      "job.yaml:26: resources.cpu: expected CPUs in 10m..64, as 2, 1.5 or 500m, found 1.2345"},
@@ -671,6 +726,7 @@ int main(void)
         cmocka_unit_test(defaults_are_as_documented),
         cmocka_unit_test(normal_form_gives_the_same_digest),
         cmocka_unit_test(spelling_does_not_matter),
+        cmocka_unit_test(what_needs_a_vm_is_read),
         cmocka_unit_test(units_are_exact),
         cmocka_unit_test(every_mistake_has_its_line),
         cmocka_unit_test(whole_texts_are_refused),

@@ -238,12 +238,14 @@ static struct job_case fixture_job(const struct fixture *f, struct job_opts o)
         o.dataset ? json_pack("[{s:s,s:s}]", "id", o.dataset, "mount", "/data/in") : json_array();
     json_t *j = json_pack(
         "{s:s,s:s,s:{s:s,s:s},s:{s:s,s:b,s:[],s:o,s:{},s:s},s:o,s:{s:s,s:[s]},"
-        "s:{s:I,s:I,s:I,s:I},s:I,s:I,s:s,s:{s:s,s:I,s:[{s:s,s:s}],s:[o]},s:{s:I,s:I,s:I}}",
+        "s:{s:I,s:I,s:I,s:I,s:i,s:b,s:s,s:i,s:b},s:I,s:I,s:s,s:{s:s,s:I,s:[{s:s,s:s}],s:[o]},s:{s:"
+        "I,s:I,s:I}}",
         "apiVersion", "coffer/v1", "kind", "Job", "metadata", "name", "test", "nonce", o.nonce,
         "workload", "image", o.image, "encrypted", 0, "imageKeys", "args",
         o.arg ? json_pack("[s]", o.arg) : json_array(), "env", "workdir", "/", "datasets", datasets,
         "tee", "mode", "required", "types", "sample", "resources", "cpuMillis", (json_int_t)1000,
         "memoryBytes", (json_int_t)(64 << 20), "pids", (json_int_t)16, "tmpBytes", (json_int_t)0,
+        "scratchBytes", 0, "lockMemory", 0, "hugepages", "none", "numaNode", -1, "cpuPinning", 0,
         "timeoutMs", (json_int_t)o.timeout_ms, "attempts", (json_int_t)o.attempts, "network",
         "none", "output", "path", "/output", "maxBytes", (json_int_t)o.max_bytes, "files", "path",
         "out.csv", "type", o.type, "recipients", jkey_public_jwk(f->recipient), "gate", "holdAt",

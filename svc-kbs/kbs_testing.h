@@ -134,12 +134,14 @@ static _unused_ json_t *t_spec(const struct world *w, const char *nonce)
 {
     json_t *j = json_pack(
         "{s:s,s:s,s:{s:s,s:s},s:{s:s,s:b,s:[],s:[s],s:{},s:s},s:[{s:s,s:s}],s:{s:s,s:[s,s]},"
-        "s:{s:i,s:i,s:i,s:i},s:i,s:i,s:s,s:{s:s,s:i,s:[{s:s,s:s}],s:[o]},s:{s:i,s:i,s:i}}",
+        "s:{s:i,s:i,s:i,s:i,s:i,s:b,s:s,s:i,s:b},s:i,s:i,s:s,s:{s:s,s:i,s:[{s:s,s:s}],s:[o]},s:{s:"
+        "i,s:i,s:i}}",
         "apiVersion", "coffer/v1", "kind", "Job", "metadata", "name", "mean", "nonce", nonce,
         "workload", "image", T_IMAGE, "encrypted", 0, "imageKeys", "args", "x", "env", "workdir",
         "/", "datasets", "id", w->dataset, "mount", "/data/patients", "tee", "mode", "required",
         "types", "sample", "tdx", "resources", "cpuMillis", 1000, "memoryBytes", 268435456, "pids",
-        64, "tmpBytes", 0, "timeoutMs", 60000, "attempts", 3, "network", "none", "output", "path",
+        64, "tmpBytes", 0, "scratchBytes", 0, "lockMemory", 0, "hugepages", "none", "numaNode", -1,
+        "cpuPinning", 0, "timeoutMs", 60000, "attempts", 3, "network", "none", "output", "path",
         "/output", "maxBytes", 65536, "files", "path", "mean.csv", "type", "text/csv", "recipients",
         jkey_public_jwk(w->consumer), "gate", "holdAt", 20, "rejectAt", 60, "maxVerbatimPercent",
         5);

@@ -201,7 +201,9 @@ static inline char *fix_spec(struct fix *f, const struct want *w)
         "\"patients.abcdefghijklmnopqrstuvwxyz\",\"mount\":\"/data/patients\"}],"
         "\"tee\":{\"mode\":\"%s\",\"types\":%s},\"resources\":{\"cpuMillis\":%d,\"memoryBytes\":%"
         "lld,"
-        "\"pids\":32,\"tmpBytes\":0},\"timeoutMs\":60000,\"attempts\":%d,\"network\":\"none\","
+        "\"pids\":32,\"tmpBytes\":0,\"scratchBytes\":0,\"lockMemory\":false,"
+        "\"hugepages\":\"none\",\"numaNode\":-1,\"cpuPinning\":false},\"timeoutMs\":60000,"
+        "\"attempts\":%d,\"network\":\"none\","
         "\"output\":{\"path\":\"/output\",\"maxBytes\":65536,\"files\":[{\"path\":\"a.csv\","
         "\"type\":\"text/csv\"}],\"recipients\":[%s]},\"gate\":{\"holdAt\":20,\"rejectAt\":60,"
         "\"maxVerbatimPercent\":5}}",

@@ -64,13 +64,15 @@ static char *sign_spec(const struct sim_job *j, const struct plan *p, char ret_j
     json_t *keys = p->flags & IMAGE_KEY ? json_pack("[s]", world.image_key) : json_array();
     _cleanup_json_ json_t *o = json_pack(
         "{s:s,s:s,s:{s:s,s:s},s:{s:s,s:b,s:o,s:[s],s:{},s:s},s:[{s:s,s:s}],s:{s:s,s:[s]},"
-        "s:{s:i,s:i,s:i,s:i},s:i,s:I,s:s,s:{s:s,s:i,s:[{s:s,s:s}],s:[o]},s:{s:i,s:i,s:i}}",
+        "s:{s:i,s:i,s:i,s:i,s:i,s:b,s:s,s:i,s:b},s:i,s:I,s:s,s:{s:s,s:i,s:[{s:s,s:s}],s:[o]},s:{s:"
+        "i,s:i,s:i}}",
         "apiVersion", "coffer/v1", "kind", "Job", "metadata", "name", "sim", "nonce", nonce,
         "workload", "image", p->flags & OTHER_IMAGE_ ? OTHER_IMAGE : IMAGE, "encrypted",
         p->flags & IMAGE_KEY ? 1 : 0, "imageKeys", keys, "args", "x", "env", "workdir", "/",
         "datasets", "id", world.dataset[p->dataset], "mount", "/data/in", "tee", "mode", p->mode,
         "types", p->tee, "resources", "cpuMillis", 1000, "memoryBytes", 268435456, "pids", 64,
-        "tmpBytes", 0, "timeoutMs", 20000, "attempts", (json_int_t)j->attempts, "network", "none",
+        "tmpBytes", 0, "scratchBytes", 0, "lockMemory", 0, "hugepages", "none", "numaNode", -1,
+        "cpuPinning", 0, "timeoutMs", 20000, "attempts", (json_int_t)j->attempts, "network", "none",
         "output", "path", "/output", "maxBytes", 65536, "files", "path", "out.txt", "type",
         "text/plain", "recipients", jkey_public_jwk(j->consumer), "gate", "holdAt", 20, "rejectAt",
         p->flags & STRICT ? 30 : 60, "maxVerbatimPercent", 5);
