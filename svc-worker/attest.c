@@ -1,4 +1,5 @@
 /* One attester for each TEE: how evidence is had from inside of it. */
+#include "svc-worker/attest_hw.h"
 #include "svc-worker/attest_tpm.h"
 
 #define REPORT_DIGEST_BYTES 48 /* SHA-384; the rest of report_data is zero */
@@ -17,6 +18,10 @@ static int sample_collect(void *state, const uint8_t report_data[64], struct byt
 
 static const struct attester attesters[] = {
     {.name = "sample", .collect = sample_collect},
+    {.name = "tdx", .collect = tdx_collect},
+    {.name = "snp", .collect = snp_collect},
+    {.name = "nitro", .collect = nitro_collect},
+    {.name = "sgx", .collect = sgx_collect},
     {.name = "vtpm", .begin = vtpm_begin, .collect = vtpm_collect, .end = vtpm_end},
 };
 
