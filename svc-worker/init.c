@@ -94,13 +94,24 @@ static int no_core_dumps(struct err *e)
     return setrlimit(RLIMIT_CORE, &none) < 0 ? err_errno(e, "cannot forbid core dumps") : 0;
 }
 
-/* The kernel gives a console where it can; nothing of ours is to be written there by accident. */
+/* The kernel gives a console where it can; nothing of ours is to be written there by accident, but
+ * what a sanitizer has found, which ends the VM. */
 static int standard_descriptors(struct err *e)
 {
+#ifdef COFFER_SANITIZED
+    const int last = STDOUT_FILENO;
+#else
+    const int last = STDERR_FILENO;
+#endif
     int fd = open("/dev/null", O_RDWR);
 
-    if (fd < 0 || dup2(fd, 0) < 0 || dup2(fd, 1) < 0 || dup2(fd, 2) < 0) {
+    if (fd < 0) {
         return err_errno(e, "/dev/null");
+    }
+    for (int to = STDIN_FILENO; to <= last; to++) {
+        if (dup2(fd, to) < 0) {
+            return err_errno(e, "/dev/null");
+        }
     }
     if (fd > 2) {
         close(fd);

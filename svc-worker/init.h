@@ -10,6 +10,7 @@
  *   init_lines.c    lines on their way out: whole, bounded, never in a child's way
  *   init_watch.c    the children: started, restarted, reaped
  *   init_relay.c    the bus relay
+ *   init_memory.c   what all of them take of the VM's memory
  *
  * What the host sends is judged as in every other parser; what the host does not do (read, connect)
  * never holds up more than itself. All but init.c works in any process, for the tests. */
@@ -173,6 +174,28 @@ int init_watch(const struct init_watch_env *env);
  * Returns the status. */
 int init_watch_failed(int ctl_fd, int flush_ms, const struct err *why);
 int64_t init_now_ms(void); /* since boot */
+
+/* ---- init_memory.c ----------------------------------------------------------------------------
+ */
+
+/* In KiB, of the first process and those below it that run this program, or the container runtime.
+ */
+struct init_memory_sum {
+    uint64_t pss_kib;     /* each page counted once, however many of them share it */
+    uint64_t private_kib; /* of it, pages of one process alone */
+    uint64_t runtime_kib; /* of it, the container runtime's */
+    unsigned processes;
+};
+struct init_memory {
+    struct init_memory_sum peak; /* the sample with the highest pss_kib */
+    unsigned samples;
+};
+/* Reads what the kernel counts below `proc` ("/proc") for `root` and its descendants, as far as
+ * they are ours. What ended meanwhile is left out. */
+void init_memory_sample(struct init_memory *m, const char *proc, int root);
+#define INIT_MEMORY_LINE_BYTES 192
+/* {"log":"memory",...}: numbers, nothing else. */
+void init_memory_line(const struct init_memory *m, char out[INIT_MEMORY_LINE_BYTES]);
 
 /* ---- init_relay.c ---------------------------------------------------------------------------- */
 

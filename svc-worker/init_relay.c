@@ -18,6 +18,12 @@
 #define PUMP_BYTES 65536u
 #define PEER_WAIT_MS 20
 #define DRAIN_MS 1000
+/* What a sanitizer asks the kernel for in order to report would be its end. */
+#ifdef COFFER_SANITIZED
+#define FILTERED 0
+#else
+#define FILTERED 1
+#endif
 
 /* One direction. */
 struct pump {
@@ -298,7 +304,7 @@ int init_relay_confine(uint32_t uid, struct err *e)
         setrlimit(RLIMIT_NPROC, &none) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) {
         return err_errno(e, "relay: cannot give up its rights");
     }
-    if (allow_only(calls, ARRAY_LEN(calls))) {
+    if (FILTERED && allow_only(calls, ARRAY_LEN(calls))) {
         return err_set(e, ERR_IO, "relay: cannot filter its system calls");
     }
     return 0;

@@ -20,6 +20,7 @@
 #define HUNG_UP_WAIT_MS 100
 #define READ_BYTES 4096
 #define MAX_POLL 5
+#define MEMORY_EVERY_MS 200
 
 struct watch {
     const struct init_watch_env *env;
@@ -31,7 +32,9 @@ struct watch {
     int64_t relay_ends_ms[RELAY_RESTARTS];
     unsigned n_relay_ends;
     struct err failed; /* code != 0: the VM ends for this */
-    int64_t next_alive_ms;
+    int64_t next_alive_ms, next_memory_ms;
+    struct init_memory memory;
+    uint64_t memory_said_kib;
     struct init_cut lines, err_lines;
     struct init_out ctl;
     struct init_log log;
@@ -108,6 +111,33 @@ static void say_alive(struct watch *w)
     /* Nobody needs an old one; and the worker's lines must have room. */
     if (!w->ctl.n) {
         say_ctl(&w->ctl, json_pack("{s:I}", "alive", (json_int_t)now));
+    }
+}
+
+/* The peak so far, when it is higher than was said before. */
+static void say_memory(struct watch *w)
+{
+    char line[INIT_MEMORY_LINE_BYTES];
+
+    if (w->memory.peak.pss_kib > w->memory_said_kib) {
+        w->memory_said_kib = w->memory.peak.pss_kib;
+        init_memory_line(&w->memory, line);
+        init_log_line(&w->log, init_now_ms(), line, strlen(line));
+    }
+}
+
+/* Every so often, and at each sign of the worker, when it begins the next thing. Then it is said,
+ * too: after the last sign the host may not listen any more. */
+static void sample_memory(struct watch *w, int sign)
+{
+    int64_t now = init_now_ms();
+
+    if (sign || now >= w->next_memory_ms) {
+        init_memory_sample(&w->memory, "/proc", getpid());
+        w->next_memory_ms = now + MEMORY_EVERY_MS;
+    }
+    if (sign) {
+        say_memory(w);
     }
 }
 
@@ -234,15 +264,16 @@ static int port_rests(int fd)
 
 static void flush(struct watch *w)
 {
-    init_out_flush(&w->ctl, w->env->ctl_fd);
     if (w->env->log_fd >= 0) {
         init_log_flush(&w->log, w->env->log_fd);
     }
+    init_out_flush(&w->ctl, w->env->ctl_fd);
 }
 
 static int timeout(const struct watch *w, int resting)
 {
-    int64_t left = w->next_alive_ms - init_now_ms();
+    int64_t next = w->next_alive_ms < w->next_memory_ms ? w->next_alive_ms : w->next_memory_ms;
+    int64_t left = next - init_now_ms();
 
     left = left < 0 ? 0 : left > 60000 ? 60000 : left;
     return resting && left > HUNG_UP_WAIT_MS ? HUNG_UP_WAIT_MS : (int)left;
@@ -271,6 +302,7 @@ static int turn(struct watch *w, struct err *e)
     if (f[2].revents) {
         feed(w->children_err, &w->err_lines, on_err_line, w);
     }
+    sample_memory(w, f[1].revents & POLLIN);
     reap(w);
     say_alive(w);
     flush(w);
@@ -389,6 +421,7 @@ int init_watch(const struct init_watch_env *env)
     int status = exit_status(&w);
     say_last(env->ctl_fd, &w.ctl, &w.failed, status, ends_ms(env->flush_ms));
     if (env->log_fd >= 0) {
+        say_memory(&w);
         init_log_flush(&w.log, env->log_fd);
         flush_out(&w.log.out, env->log_fd, ends_ms(LOG_LAST_MS));
     }

@@ -209,6 +209,8 @@ static void test_lines_and_exit(void **state)
     assert_int_equal(count(r.ctl, "{\"alive\":"), 1);
     assert_non_null(strstr(r.log, "note\n"));
     assert_non_null(strstr(r.log, "init: the worker ended: exit status 7\n"));
+    /* Of this process and the relay, at least. */
+    assert_in_range(count(r.log, "{\"log\":\"memory\",\"peak_pss_kib\":"), 1, 3);
     run_done(&r);
 }
 
