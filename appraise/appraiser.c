@@ -1,7 +1,9 @@
 #include "appraise/appraiser.h"
 
+#include "appraise/azure.h"
 #include "appraise/dcap.h"
 #include "appraise/nitro.h"
+#include "appraise/tpm_attest.h"
 #include "appraise/snp.h"
 #include "appraise/vtpm.h"
 
@@ -11,6 +13,9 @@ static const struct appraiser appraisers[] = {
     {.tee = "sgx", .appraise = sgx_appraise, .by_policy = 1, .needs = dcap_needs},
     {.tee = "snp", .appraise = snp_appraise, .by_policy = 1, .needs = snp_needs},
     {.tee = "nitro", .appraise = nitro_appraise, .by_policy = 1},
+    {.tee = "tpm", .appraise = tpm_appraise, .by_policy = 1},
+    {.tee = "az-snp-vtpm", .appraise = az_snp_appraise, .by_policy = 1, .needs = az_snp_needs},
+    {.tee = "az-tdx-vtpm", .appraise = az_tdx_appraise, .by_policy = 1, .needs = az_tdx_needs},
     {.tee = "vtpm", .challenge = vtpm_challenge, .appraise = vtpm_appraise},
 };
 

@@ -26,9 +26,12 @@ static uint16_t le16(struct log_reader *l)
     return __builtin_bswap16(tpm_u16(&l->r));
 }
 
-static int bank_of(uint16_t alg)
+int eventlog_bank_of(uint16_t alg)
 {
-    return alg == TPM_ALG_SHA256 ? BANK_SHA256 : alg == TPM_ALG_SHA384 ? BANK_SHA384 : -1;
+    return alg == TPM_ALG_SHA256   ? BANK_SHA256
+           : alg == TPM_ALG_SHA384 ? BANK_SHA384
+           : alg == TPM_ALG_SHA1   ? BANK_SHA1
+                                   : -1;
 }
 
 static const EVP_MD *bank_md(enum eventlog_bank bank)
@@ -38,6 +41,8 @@ static const EVP_MD *bank_md(enum eventlog_bank bank)
         return EVP_sha256();
     case BANK_SHA384:
         return EVP_sha384();
+    case BANK_SHA1:
+        return EVP_sha1();
     case BANK_N:
         break;
     }
@@ -63,7 +68,7 @@ static int read_algs(struct log_reader *l, struct tpm_reader *spec, struct event
     for (l->n_algs = 0; l->n_algs < n; l->n_algs++) {
         uint16_t alg = __builtin_bswap16(tpm_u16(spec));
         uint16_t bytes = __builtin_bswap16(tpm_u16(spec));
-        int bank = bank_of(alg);
+        int bank = eventlog_bank_of(alg);
         if (spec->bad || bytes < 1 || bytes > TPM_MAX_DIGEST ||
             (bank >= 0 && bytes != tpm_digest_bytes(alg))) {
             return err_set(e, ERR_INVALID, "event log: found digests 0x%04x of %u bytes", alg,
@@ -135,8 +140,8 @@ static int read_digests(struct log_reader *l, struct eventlog_event *ev, struct 
         }
         seen |= 1u << k;
         struct bytes d = tpm_take(&l->r, l->algs[k].bytes);
-        if (bank_of(alg) >= 0) {
-            ev->digest[bank_of(alg)] = d.p;
+        if (eventlog_bank_of(alg) >= 0) {
+            ev->digest[eventlog_bank_of(alg)] = d.p;
         }
     }
     return 0;
@@ -178,6 +183,7 @@ static int no_action(struct eventlog *out, const struct eventlog_event *ev, stru
     }
     out->pcr[BANK_SHA256][0][31] = ev->data.p[sizeof(LOCALITY)];
     out->pcr[BANK_SHA384][0][47] = ev->data.p[sizeof(LOCALITY)];
+    out->pcr[BANK_SHA1][0][SHA1_BYTES - 1] = ev->data.p[sizeof(LOCALITY)];
     return 0;
 }
 

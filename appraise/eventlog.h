@@ -6,11 +6,13 @@
 
 #include "appraise/tpm.h"
 
-#define EVENTLOG_MAX_BYTES (192u * 1024)
+#define EVENTLOG_MAX_BYTES (512u * 1024)
 #define EVENTLOG_MAX_EVENTS 4096u
 #define EVENTLOG_MAX_DIGEST 48
 
-enum eventlog_bank { BANK_SHA256, BANK_SHA384, BANK_N };
+enum eventlog_bank { BANK_SHA256, BANK_SHA384, BANK_SHA1, BANK_N };
+/* -1 for another algorithm. */
+int eventlog_bank_of(uint16_t alg);
 
 struct eventlog_event {
     uint32_t pcr, type;

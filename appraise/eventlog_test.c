@@ -155,7 +155,7 @@ static void test_refused(void **state)
     event(&odd, 0, EV_NO_ACTION, 0, "StartupLocality\0\3\0", 18);
     expect(&odd, "StartupLocality has another length");
     const struct buf large = {.p = late.p, .n = EVENTLOG_MAX_BYTES + 1};
-    expect(&large, "expected at most 196608 bytes");
+    expect(&large, "expected at most 524288 bytes");
 }
 
 static void test_bound(void **state)
