@@ -3,6 +3,7 @@
 #include "appraise/azure.h"
 #include "appraise/dcap.h"
 #include "appraise/nitro.h"
+#include "appraise/nvidia.h"
 #include "appraise/tpm_attest.h"
 #include "appraise/snp.h"
 #include "appraise/vtpm.h"
@@ -13,6 +14,7 @@ static const struct appraiser appraisers[] = {
     {.tee = "sgx", .appraise = sgx_appraise, .by_policy = 1, .needs = dcap_needs},
     {.tee = "snp", .appraise = snp_appraise, .by_policy = 1, .needs = snp_needs},
     {.tee = "nitro", .appraise = nitro_appraise, .by_policy = 1},
+    {.tee = "nvidia", .appraise = nvidia_appraise, .by_policy = 1},
     {.tee = "tpm", .appraise = tpm_appraise, .by_policy = 1},
     {.tee = "az-snp-vtpm", .appraise = az_snp_appraise, .by_policy = 1, .needs = az_snp_needs},
     {.tee = "az-tdx-vtpm", .appraise = az_tdx_appraise, .by_policy = 1, .needs = az_tdx_needs},
