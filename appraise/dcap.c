@@ -1,5 +1,6 @@
 #include "appraise/dcap.h"
 
+#include "appraise/ccel.h"
 #include "appraise/evidence.h"
 
 #define QUOTE_MIN_BYTES 1000u
@@ -79,6 +80,25 @@ void dcap_conclude(const struct dcap_quote *q, const struct dcap_result *r, int6
 
 /* ---- the appraisers -------------------------------------------------------------------------- */
 
+/* A TD's event log beside the quote, which it must lead to. */
+static int use_eventlog(const json_t *wrap, const struct dcap_quote *q, json_t *claims,
+                        struct err *e)
+{
+    const char *text = json_string_value(json_object_get(wrap, "cc_eventlog"));
+    _cleanup_(eventlog_done) struct eventlog l = {0};
+    _cleanup_buf_ struct buf log = BUF_INIT(EVENTLOG_MAX_BYTES);
+
+    if (!text || !*text || q->tee != DCAP_TEE_TDX) {
+        return 0;
+    }
+    if (evidence_text("evidence.cc_eventlog", BYTES_STR(text), &log, e) ||
+        ccel_check(buf_bytes(&log), q->body.p + TD_RTMR0, &l, e)) {
+        return -1;
+    }
+    json_object_set_new(claims, "uefi_event_logs", ccel_claims(&l));
+    return 0;
+}
+
 static int appraise(uint32_t tee, const struct appraisal_input *in,
                     const struct appraisal_policy *policy, struct appraisal *ret, struct err *e)
 {
@@ -100,7 +120,11 @@ static int appraise(uint32_t tee, const struct appraisal_input *in,
         evidence_report_data(in->report_data, dcap_report_data(&q), e)) {
         return -1;
     }
-    dcap_conclude(&q, &r, in->now_ms, dcap_claims(&q, &r, in->now_ms), ret);
+    _cleanup_json_ json_t *claims = dcap_claims(&q, &r, in->now_ms);
+    if (use_eventlog(wrap, &q, claims, e)) {
+        return -1;
+    }
+    dcap_conclude(&q, &r, in->now_ms, json_incref(claims), ret);
     return 0;
 }
 

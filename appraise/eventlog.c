@@ -99,13 +99,19 @@ static int read_header(struct log_reader *l, struct eventlog *out, struct err *e
     }
     struct tpm_reader spec = {.p = data.p, .n = data.n};
     struct bytes name = tpm_take(&spec, sizeof(SPEC_ID));
-    if (pcr || type != EV_NO_ACTION || spec.bad || memcmp(name.p, SPEC_ID, sizeof(SPEC_ID)) != 0) {
+    if (pcr > 1 || type != EV_NO_ACTION || spec.bad ||
+        memcmp(name.p, SPEC_ID, sizeof(SPEC_ID)) != 0) {
         return err_set(e, ERR_INVALID,
                        "event log: expected " SPEC_ID " first, found something else");
     }
     tpm_take(&spec, 8); /* class, version, errata, uintn size */
     if (read_algs(l, &spec, out, e)) {
         return -1;
+    }
+    /* 0 in a TPM's log; 1 in a CCEL, whose only digest is SHA-384 */
+    if (pcr && (l->n_algs != 1 || !out->has[BANK_SHA384])) {
+        return err_set(e, ERR_INVALID,
+                       "event log: expected " SPEC_ID " first, found something else");
     }
     struct bytes vendor = tpm_take(&spec, tpm_u8(&spec));
     (void)vendor;
