@@ -42,6 +42,13 @@ static int text_member(const json_t *o, const char *key, const char **ret, struc
     return err_refuse(e, ERR_INVALID, clause, "a text", "something else");
 }
 
+static int keep(const char *clause, struct buf *b, const void *p, size_t n, struct err *e)
+{
+    return buf_add(b, p, n, NULL)
+               ? err_refuse(e, ERR_TOO_LARGE, clause, "no more than a device has", "%zu bytes", n)
+               : 0;
+}
+
 static int take_device(struct nvidia_evidence *ev, const json_t *o, struct err *e)
 {
     const char *report, *chain;
@@ -65,7 +72,7 @@ static int take_device(struct nvidia_evidence *ev, const json_t *o, struct err *
         return 0;
     }
     return strncmp(chain, pem_start, strlen(pem_start)) == 0
-               ? buf_add(&d->chain, chain, strlen(chain), e)
+               ? keep("evidence.certificate", &d->chain, chain, strlen(chain), e)
                : evidence_text("evidence.certificate", BYTES_STR(chain), &d->chain, e);
 }
 
@@ -146,6 +153,9 @@ int nvidia_evidence_take(struct bytes evidence, struct nvidia_evidence *ret, str
     if (!text.n) {
         return err_refuse(e, ERR_INVALID, "evidence", "an SPDM report, or JSON", "nothing");
     }
+    if (evidence.n > EVIDENCE_JSON_MAX_BYTES) {
+        return err_refuse(e, ERR_TOO_LARGE, "evidence", "at most 4 MiB", "%zu bytes", evidence.n);
+    }
     if (text.p[0] == '{' || text.p[0] == '[') {
         rc = take_json(&ev, text, e);
     } else {
@@ -153,7 +163,7 @@ int nvidia_evidence_take(struct bytes evidence, struct nvidia_evidence *ret, str
         struct nvidia_device *d = add_device(&ev);
         /* A version of SPDM is below any letter or digit. */
         rc = evidence.p[0] < ' ' && !isspace(evidence.p[0])
-                 ? buf_add(&d->report, evidence.p, evidence.n, e)
+                 ? keep("evidence", &d->report, evidence.p, evidence.n, e)
                  : evidence_text("evidence", text, &d->report, e);
     }
     if (rc) {
