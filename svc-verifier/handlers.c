@@ -288,10 +288,13 @@ static int apply_rules(struct svc *s, const struct submission *sub, struct appra
     const struct verifier *v = s->priv;
     const char *tee = sub->appraiser->tee;
 
-    if (!sub->appraiser->by_policy || !policy_is_for(v->rules, tee)) {
+    int own = v->rules && policy_is_for(v->rules, tee);
+
+    if (!sub->appraiser->by_policy) {
         return 0;
     }
-    return policy_apply(v->rules, tee, refvals_lookup, v->refvals, s->now_ms, a, NULL, e);
+    return policy_apply(own ? v->rules : v->shipped, tee, refvals_lookup, v->refvals, s->now_ms, a,
+                        NULL, e);
 }
 
 /* Whether the evidence can be appraised now. If not, what it lacks is on its way, or will be: the

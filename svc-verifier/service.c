@@ -65,6 +65,7 @@ static void verifier_free(struct verifier *v)
     refvals_free(v->refvals);
     tpm_hosts_free(v->tpm_hosts);
     policy_free(v->rules);
+    policy_free(v->shipped);
     shelf_free(v->shelf);
     for (size_t i = 0; i < v->policy.n_roots; i++) {
         cert_unref(v->roots[i]);
@@ -110,8 +111,8 @@ static int load_policy(const struct config *c, const struct trust *trust, struct
     if (*hosts && tpm_hosts_read(hosts, &v->tpm_hosts, e)) {
         return -1;
     }
-    if (*rules ? policy_read(rules, &v->rules, e)
-               : policy_parse("the default policy", BYTES_STR(text), &v->rules, e)) {
+    if (policy_parse("the default policy", BYTES_STR(text), &v->shipped, e) ||
+        (*rules && policy_read(rules, &v->rules, e))) {
         return -1;
     }
     v->policy = (struct appraisal_policy){.allow_sample = config_bool(c, "allow-sample"),

@@ -37,7 +37,8 @@ struct verifier {
     struct appraisal_policy policy; /* borrows from what is below */
     struct refvals *refvals;
     struct tpm_hosts *tpm_hosts;
-    struct policy *rules; /* the appraisal policy */
+    struct policy *rules;   /* the appraisal policy; NULL: none is configured */
+    struct policy *shipped; /* for TEEs that it is not for */
     struct certs *certs;
     struct cert *roots[CERT_CHAIN_MAX]; /* held; beside the makers' */
     struct shelf *shelf;
