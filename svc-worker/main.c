@@ -33,12 +33,12 @@
 /* Nobody gives the first process of a VM an environment, and it gives the worker none. What tests
  * set in theirs goes before this. Reports go to standard error: in a VM the console (init.c) or the
  * log port. */
-const char *__asan_default_options(void);
+__attribute__((visibility("default"))) const char *__asan_default_options(void);
 const char *__asan_default_options(void)
 {
     return "abort_on_error=1:detect_stack_use_after_return=1:strict_string_checks=1";
 }
-const char *__ubsan_default_options(void);
+__attribute__((visibility("default"))) const char *__ubsan_default_options(void);
 const char *__ubsan_default_options(void)
 {
     return "abort_on_error=1:print_stacktrace=1";

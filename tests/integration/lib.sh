@@ -49,6 +49,7 @@ fail() {
 cleanup() {
     local status=$?
     trap - EXIT
+    ! declare -F at_end >/dev/null || at_end
     [ -z "${READER:-}" ] || kill -KILL "$READER" 2>/dev/null || true
     if [ -n "$DEV_PID" ]; then
         kill -TERM "$DEV_PID" 2>/dev/null || true
@@ -206,7 +207,7 @@ set_up_admissions() {
 # ---- jobs ----------------------------------------------------------------------------------------
 
 # A spec on standard output. Variables that change it: ARGS (a JSON list), DATASETS, FILES, TEE (flow
-# YAML), GATE (a line), TIMEOUT, ATTEMPTS, JOB_NAME, JOB_IMAGE, JOB_IMAGE_KEY.
+# YAML), GATE (a line), TIMEOUT, ATTEMPTS, JOB_NAME, JOB_IMAGE, JOB_IMAGE_KEY, RESOURCES (more of them).
 job_yaml() {
     local files='[{path: by-group.csv, type: text/csv}]' args='["/bin/analyse"]'
     local tee="{mode: required, types: [$TEE_TYPE]}"
@@ -221,7 +222,7 @@ workload:
   args: ${ARGS:-$args}
 datasets: ${DATASETS:-$datasets}
 tee: ${TEE:-$tee}
-resources: {cpu: 500m, memory: 64MiB, pids: 32, tmp: 16MiB}
+resources: {cpu: 500m, memory: 64MiB, pids: 32, tmp: 16MiB${RESOURCES:+, $RESOURCES}}
 timeout: ${TIMEOUT:-60s}
 attempts: ${ATTEMPTS:-1}
 output:
@@ -233,12 +234,12 @@ YAML
 }
 
 # run_job EXIT OUT [coffer run options]: runs job_yaml's job; the exit status must be EXIT. Sets JOB
-# and RUN_JSON.
+# and RUN_JSON. RUN_SECONDS (120) is how long it may take.
 run_job() {
     local want=$1 out=$2 status=0
     shift 2
     job_yaml >"$WORK/job.yaml"
-    timeout 120 coffer run "$WORK/job.yaml" --json --out "$out" "$@" >"$WORK/run.json" \
+    timeout "${RUN_SECONDS:-120}" coffer run "$WORK/job.yaml" --json --out "$out" "$@" >"$WORK/run.json" \
         2>"$WORK/run.err" || status=$?
     RUN_JSON="$WORK/run.json"
     JOB=$(jq -r '.job // empty' "$RUN_JSON" 2>/dev/null || true)
