@@ -7,7 +7,6 @@
 #include "appraise/when.h"
 
 #define OWN_CERTS_MAX 64u
-#define TRIES_MAX 4 /* leaves of the bag that fit and yet do not verify */
 
 /* AR4SI */
 #define WARNING 32
@@ -141,45 +140,56 @@ static int is_leaf_item(const struct collateral *c, size_t i)
     return x->kind == ITEM_CERT && nvidia_is_leaf(x->cert);
 }
 
-/* Chains stand leaf first, so nothing in front of the first leaf belongs to one. Those whose
- * firmware fits are tried; when none does, the first one says what is wrong. */
+static int signed_by(const struct nvidia_report *r, struct cert *leaf)
+{
+    const struct ec_key *key;
+
+    return cert_ec_key(leaf, EC_P384, "", &key, NULL) == 0 &&
+           ec_verify("", key, r->signed_bytes, r->signature, NULL) == 0;
+}
+
+/* The leaf whose firmware fits and whose key has signed; else the first that fits, else the first,
+ * to say what is wrong. The number of the item; that of items: none. Devices of one kind have the
+ * same firmware, so its identity alone does not tell them apart. */
+static size_t find_leaf(const struct collateral *c, const struct nvidia_report *r,
+                        size_t *ret_first)
+{
+    size_t n = collateral_n(c), first = n, fitting = n;
+    unsigned tries = 0;
+
+    for (size_t i = 0; i < n && tries < NVIDIA_DEVICES_MAX; i++) {
+        if (!is_leaf_item(c, i)) {
+            continue;
+        }
+        first = i < first ? i : first;
+        *ret_first = first;
+        if (!fits(r, collateral_at(c, i)->cert)) {
+            continue;
+        }
+        fitting = i < fitting ? i : fitting;
+        tries++;
+        if (signed_by(r, collateral_at(c, i)->cert)) {
+            return i;
+        }
+    }
+    return fitting < n ? fitting : first;
+}
+
+/* Chains stand leaf first, so nothing in front of the first leaf belongs to one. */
 static int by_bag(struct certs *store, const struct nvidia_device *d,
                   const struct appraisal_input *in, const struct nvidia_anchors *anchors,
                   struct nvidia_verified *v, struct err *e)
 {
-    const struct collateral *c = in->collateral;
-    size_t n = collateral_n(c), first = n;
-    struct err why = {0};
-    int tries = 0;
+    size_t first = 0, at = find_leaf(in->collateral, &v->report, &first);
 
-    for (int pass = 0; pass < 2 && !tries; pass++) {
-        for (size_t i = 0; i < n && tries < TRIES_MAX; i++) {
-            if (!is_leaf_item(c, i)) {
-                continue;
-            }
-            first = i < first ? i : first;
-            if (pass == 0 && !fits(&v->report, collateral_at(c, i)->cert)) {
-                continue;
-            }
-            nvidia_chain_collect(c, first, i, anchors, &v->chain);
-            tries++;
-            struct err mine = {0};
-            if (try_chain(store, d, in, anchors, v, &mine) == 0) {
-                return 0;
-            }
-            why = why.code ? why : mine;
-        }
-    }
-    if (!tries) {
+    if (at == collateral_n(in->collateral)) {
         return err_refuse(e, ERR_NOT_FOUND, "evidence.chain",
                           "the device's certificates, leaf first, in the evidence or the "
                           "collateral",
                           "none");
     }
-    if (e) {
-        *e = why;
-    }
-    return -1;
+    nvidia_chain_collect(in->collateral, first, at, anchors, &v->chain);
+    return try_chain(store, d, in, anchors, v, e);
 }
 
 int nvidia_verify(struct certs *store, const struct nvidia_device *d,

@@ -49,6 +49,19 @@ static int keep(const char *clause, struct buf *b, const void *p, size_t n, stru
                : 0;
 }
 
+/* Text, or text of text: some collectors put hex into base64. */
+static int take_report(const char *clause, struct bytes text, struct buf *ret, struct err *e)
+{
+    _cleanup_buf_ struct buf once = BUF_INIT(2 * REPORT_MAX_BYTES);
+
+    if (evidence_text(clause, text, &once, e)) {
+        return -1;
+    }
+    return once.n && isxdigit(once.p[0]) && isxdigit(once.p[once.n - 1])
+               ? evidence_text(clause, buf_bytes(&once), ret, e)
+               : keep(clause, ret, once.p, once.n, e);
+}
+
 static int take_device(struct nvidia_evidence *ev, const json_t *o, struct err *e)
 {
     const char *report, *chain;
@@ -65,7 +78,7 @@ static int take_device(struct nvidia_evidence *ev, const json_t *o, struct err *
     if (!report) {
         return err_refuse(e, ERR_INVALID, "evidence.evidence", "base64 or hex", "none");
     }
-    if (evidence_text("evidence.evidence", BYTES_STR(report), &d->report, e)) {
+    if (take_report("evidence.evidence", BYTES_STR(report), &d->report, e)) {
         return -1;
     }
     if (!chain) {
@@ -164,7 +177,7 @@ int nvidia_evidence_take(struct bytes evidence, struct nvidia_evidence *ret, str
         /* A version of SPDM is below any letter or digit. */
         rc = evidence.p[0] < ' ' && !isspace(evidence.p[0])
                  ? keep("evidence", &d->report, evidence.p, evidence.n, e)
-                 : evidence_text("evidence", text, &d->report, e);
+                 : take_report("evidence", text, &d->report, e);
     }
     if (rc) {
         return -1;

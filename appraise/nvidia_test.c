@@ -230,12 +230,13 @@ static void test_nonce(void **state)
 
 /* ---- forms of evidence ---- */
 
-/* @b base64, @h hex, @c chain, @n nonce; @2 and @8: the first 200 and 8 digits of hex; @6: 64 of
- * the chain. */
+/* @b base64, @h hex, @c chain, @n nonce; @x hex in base64; @2 and @8: the first 200 and 8 digits of
+ * hex; @6: 64 of the chain. */
 static char *expand(const char *format, const char *b64, const char *hex, const char *chain,
                     const char *nonce)
 {
     _cleanup_buf_ struct buf b = BUF_INIT(1u << 20);
+    _cleanup_free_ char *twice = b64_encode(hex, strlen(hex));
 
     for (; *format; format++) {
         const char *from = format;
@@ -245,6 +246,7 @@ static char *expand(const char *format, const char *b64, const char *hex, const 
             from = *format == 'b'                     ? b64
                    : *format == 'c' || *format == '6' ? chain
                    : *format == 'n'                   ? nonce
+                   : *format == 'x'                   ? twice
                                                       : hex;
             n = *format == '2' ? 200 : *format == '8' ? 8 : *format == '6' ? 64 : strlen(from);
         }
@@ -290,6 +292,8 @@ static void test_forms(void **state)
         {"@8", "evidence.request.length"},
         {"\n", "evidence"},
         {"@h?", "evidence"},
+        {"{\"evidence\":\"@x\"}", NULL},
+        {"@x", NULL},
     };
     _cleanup_(job_done) struct job j;
     job_new(&j, &(struct nv_opts){0}, &(struct nv_report_opts){.nonce = 0x42});

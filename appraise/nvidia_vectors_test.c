@@ -263,6 +263,47 @@ static void test_shared_bag(void **state)
     appraisal_done(&a);
 }
 
+/* Devices with the same firmware, and a switch, their chains in one bag. */
+static void test_many_in_bag(void **state)
+{
+    (void)state;
+    static const char *const files[] = {SDK "multi_gpu_hopper.json",
+                                        SDK "switch_evidence_ls10.json"};
+    _cleanup_(job_done) struct job bag;
+    size_t n = 0;
+
+    job_new(&bag, "hopper", NULL);
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t k = 0; k < ARRAY_LEN(files); k++) {
+            _cleanup_buf_ struct buf b = {0};
+            _cleanup_json_ json_t *list = NULL;
+            size_t i;
+            json_t *d;
+            load(files[k], &b);
+            assert_int_equal(json_parse("t", buf_bytes(&b), 1u << 20, &list, NULL), 0);
+            json_array_foreach(list, i, d)
+            {
+                const char *t =
+                    json_string_value(json_object_get(d, pass ? "evidence" : "certificate"));
+                struct appraisal a = {0};
+                struct err e = {0};
+                if (!pass) {
+                    assert_int_equal(collateral_add(bag.bag, "chain", BYTES_STR(t), &e), 0);
+                    continue;
+                }
+                buf_done(&bag.evidence);
+                assert_int_equal(buf_add(&bag.evidence, t, strlen(t), NULL), 0);
+                if (run(&bag, AT, &a, &e)) {
+                    fail_msg("%s %zu: %s", files[k], i, e.msg);
+                }
+                appraisal_done(&a);
+                n++;
+            }
+        }
+    }
+    assert_int_equal(n, 5);
+}
+
 static int64_t clock_ms(void)
 {
     struct timespec t;
@@ -315,9 +356,9 @@ static void test_mutations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows),      cmocka_unit_test(test_claims),
-        cmocka_unit_test(test_ocsp),      cmocka_unit_test(test_shared_bag),
-        cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_rows),        cmocka_unit_test(test_claims),
+        cmocka_unit_test(test_ocsp),        cmocka_unit_test(test_shared_bag),
+        cmocka_unit_test(test_many_in_bag), cmocka_unit_test(test_mutations),
     };
 
     if (access(VECTORS "nvidia", F_OK)) {
