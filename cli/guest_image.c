@@ -67,13 +67,16 @@ static void build_done(struct build *b)
 
 /* ---- build ----------------------------------------------------------------------------------- */
 
-/* "drivers/virtio/virtio.ko" to "lib/modules/coffer/02-virtio.ko": loaded in the order of names. */
-static int add_module(struct build *b, const char *name, unsigned index, struct err *e)
+/* "drivers/virtio/virtio.ko" to "lib/modules/coffer/02-virtio.ko": loaded in the order of names.
+ * "scratch: crypto/xts.ko" to ".../coffer/scratch/17-xts.ko": only where there is scratch. */
+static int add_module(struct build *b, const char *line, unsigned index, struct err *e)
 {
-    const char *base = strrchr(name, '/');
+    static const char only[] = "scratch: ";
+    int scratch = strncmp(line, only, sizeof(only) - 1) == 0;
+    const char *name = scratch ? line + sizeof(only) - 1 : line, *base = strrchr(name, '/');
     _cleanup_free_ char *from = xasprintf("%s/kernel/%s", b->modules, name);
-    _cleanup_free_ char *to =
-        xasprintf("usr/lib/modules/coffer/%02u-%s", index, base ? base + 1 : name);
+    _cleanup_free_ char *to = xasprintf("usr/lib/modules/coffer/%s%02u-%s",
+                                        scratch ? "scratch/" : "", index, base ? base + 1 : name);
 
     if (strstr(name, "..") || index > 99) {
         return err_refuse(e, ERR_INVALID, "--modules-list", "paths below kernel/", "\"%.100s\"",
@@ -124,6 +127,7 @@ static int fill(struct build *b, struct err *e)
                    initramfs_text(b->fs, "etc/nsswitch.conf", "hosts: files\n", e) < 0 ||
                    initramfs_program(b->fs, "init", b->worker, 1, e) < 0 ||
                    initramfs_program(b->fs, "usr/bin/crun", "/usr/bin/crun", 0, e) < 0 ||
+                   initramfs_program(b->fs, "usr/sbin/mke2fs", "/usr/sbin/mke2fs", 0, e) < 0 ||
                    add_modules(b, e) < 0
                ? -1
                : 0;

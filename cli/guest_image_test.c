@@ -34,7 +34,8 @@ static void setup_files(void)
     assert_int_equal(mkdir("modules", 0755), 0);
     assert_int_equal(mkdir("modules/kernel", 0755), 0);
     write_file("modules/kernel/one.ko", BYTES_STR("module"));
-    write_file("list", BYTES_STR("# comment\none.ko\n"));
+    write_file("modules/kernel/two.ko", BYTES_STR("another"));
+    write_file("list", BYTES_STR("# comment\none.ko\nscratch: two.ko\n"));
 }
 
 #define BUILD                                                                                      \
@@ -44,7 +45,8 @@ static void setup_files(void)
  * failure. */
 static void need_packages(void)
 {
-    static const char *const files[] = {FIRMWARE, STUB, "/usr/bin/crun", "/usr/bin/dpkg"};
+    static const char *const files[] = {FIRMWARE, STUB, "/usr/bin/crun", "/usr/sbin/mke2fs",
+                                        "/usr/bin/dpkg"};
 
     for (size_t i = 0; i < ARRAY_LEN(files); i++) {
         if (access(files[i], R_OK) < 0) {
@@ -79,6 +81,8 @@ static void test_build(void **state)
         same(a, b);
     }
     assert_ran("image inspect a", CLI_OK, "usr/lib/modules/coffer/01-one.ko", "");
+    assert_ran("image inspect a", CLI_OK, "usr/lib/modules/coffer/scratch/02-two.ko", "");
+    assert_ran("image inspect a", CLI_OK, "usr/sbin/mke2fs", "");
     assert_ran("image inspect a/coffer.efi --json", CLI_OK, "\"path\": \"init\"", "");
     assert_ran("image inspect a", CLI_OK, "etc/hosts -> /run/coffer/hosts", "");
     assert_ran("image inspect a", CLI_OK, "command line: console=ttyS0", "");

@@ -30,6 +30,11 @@
 
 #define VM_DISKS_MAX 160
 
+/* The one disk that the guest writes to has this serial number. It is there if the spec asks for
+ * scratch, and it is larger than that by what tags and a file system take of it. */
+#define VM_SCRATCH_SERIAL "s0"
+uint64_t vm_scratch_disk_bytes(uint64_t scratch_bytes);
+
 /* Sizes of VMs. PCR 0 depends on memory and processors, so there are few of each. */
 #define VM_VCPUS_MAX 8
 #define VM_MEMORY_MIN_MIB 256u

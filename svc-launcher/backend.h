@@ -22,6 +22,7 @@ struct vm_options {
     int64_t hang_ms;          /* without a sign of life for so long a VM is ended */
     int64_t overhead_bytes;   /* what a VM needs besides what its job asks for */
     int64_t numa_node;        /* -1: any */
+    int64_t scratch_max_bytes;
     int hugepages, lock_memory;
 };
 

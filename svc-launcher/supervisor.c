@@ -221,6 +221,8 @@ static void set_vm_options(struct supervisor *sup, const struct config *c)
                                       .quote_socket = config_str(c, "vm-quote-socket"),
                                       .overhead_bytes = config_int(c, "vm-overhead-bytes"),
                                       .hang_ms = config_int(c, "vm-hang-ms"),
+                                      .scratch_max_bytes =
+                                          config_int(c, "vm-scratch-max-bytes"),
                                       .numa_node = config_int(c, "vm-numa-node"),
                                       .hugepages = config_bool(c, "vm-hugepages"),
                                       .lock_memory = config_bool(c, "vm-lock-memory")};

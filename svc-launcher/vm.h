@@ -7,6 +7,8 @@
  *   vm_start.c    that child: prepares everything and starts it
  *   vm_run.c      ... and turns one loop until the VM is over
  *   vm_disks.c    the job's files as disks, and the VM's size
+ *   vm_scratch.c  the one disk that the guest may write to
+ *   vm_place.c    which CPUs and which memory of the host it gets
  *   vm_tpm.c      swtpm
  *   vm_qemu.c     QEMU's command line
  *   vm_jail.c     how QEMU and swtpm are confined
@@ -75,6 +77,7 @@ struct vm_disk {
     char name[256];
     int fd;
     uint64_t bytes;
+    int rw; /* the guest may write to it */
 };
 
 struct vm_disks {
@@ -98,6 +101,54 @@ int vm_launch_config(const Coffer__V1__LaunchConfig *c, const struct vm_disks *d
 void vm_size(const struct spec *spec, const struct vm_disks *d, int64_t overhead_bytes,
              uint32_t *ret_mib, uint32_t *ret_vcpus);
 
+/* ---- vm_scratch.c ---------------------------------------------------------------------------- */
+
+/* Adds the scratch disk to the others: a file in `dir` that has no name. Nothing if bytes is 0.
+ * ERR_TOO_LARGE (more than max_bytes), ERR_BUSY (more than the file system of `dir` has free),
+ * both with the clause "spec.resources.scratch"; ERR_IO. */
+int vm_scratch_open(const char *dir, int64_t bytes, int64_t max_bytes, struct vm_disks *d,
+                    struct err *e);
+
+/* ---- vm_place.c ------------------------------------------------------------------------------ */
+
+#define VM_CPUS_MAX 1024u
+#define VM_CPUS_TEXT 4096u
+
+/* Which CPUs and which memory of the host a VM gets: what its spec asks for within what the
+ * launcher's settings allow. */
+struct vm_place {
+    int64_t numa_node;     /* of its memory; -1: any */
+    uint32_t hugepage_mib; /* its pages: 0 ordinary ones, VM_HUGE_DEFAULT the host's default */
+    int lock_memory;
+    int pinned;                                          /* the CPUs are its own */
+    char cpus[VM_CPUS_TEXT];                             /* as "0-3,8"; "": any */
+    int lock_fd;                                         /* holds the locks on its own CPUs; -1 */
+    uint8_t base[VM_CPUS_MAX / 8], now[VM_CPUS_MAX / 8]; /* of one that is not pinned */
+    int64_t due_ms; /* when vm_place_follow has something to do; INT64_MAX: never */
+};
+#define VM_HUGE_DEFAULT UINT32_MAX
+#define VM_PLACE_INIT ((struct vm_place){.numa_node = -1, .lock_fd = -1, .due_ms = INT64_MAX})
+
+/* The host: where its kernel tells about it, and what this process may have of it. */
+struct vm_host {
+    const char *sys, *proc; /* "/sys", "/proc" but in tests */
+    int root;               /* may raise limits */
+    uint8_t allowed[VM_CPUS_MAX / 8];
+};
+void vm_host_here(struct vm_host *ret);
+
+/* `lock_path`: a file that all VMs of this launcher share; byte n of it is locked by who has CPU n
+ * for itself. *io_mib, the VM's memory, is rounded up to whole pages of that size. Each refusal
+ * names the field of the spec, or the setting, and says what the host has: ERR_BUSY (not enough
+ * huge pages, CPUs, memory that can be locked), ERR_UNSUPPORTED (no such node, no such pages),
+ * ERR_DENIED (the host's settings say another node); ERR_IO. */
+int vm_place(const struct vm_host *h, const struct vm_options *o, const struct spec *spec,
+             const char *lock_path, uint32_t vcpus, uint32_t *io_mib, struct vm_place *ret,
+             struct err *e);
+/* Keeps the threads of `qemu` off CPUs that another VM got for itself meanwhile. */
+void vm_place_follow(struct vm_place *p, pid_t qemu, int64_t now_ms);
+void vm_place_done(struct vm_place *p);
+
 /* ---- vm_qemu.c ------------------------------------------------------------------------------- */
 
 /* Descriptors are numbers in the QEMU process. */
@@ -106,8 +157,9 @@ struct vm_qemu {
     int kvm;
     const char *program, *id, *firmware, *kernel; /* as QEMU sees them */
     uint32_t memory_mib, vcpus;
-    int64_t numa_node; /* -1: any */
-    int hugepages, lock_memory;
+    int64_t numa_node;     /* -1: any */
+    uint32_t hugepage_mib; /* as in vm_place */
+    int lock_memory;
     const char *quote_socket; /* NULL: none */
     uint32_t cbitpos, reduced_phys_bits;
     int qmp_fd, ctl_fd, log_fd, bus_fd, console_fd, tpm_fd;
@@ -152,7 +204,6 @@ struct vm_jail {
  * ERR_UNSUPPORTED: a namespace cannot be had; ERR_INVALID (cpus); ERR_IO. */
 int vm_jail_start(const struct vm_jail *j, char *const *argv, pid_t *ret, struct err *e);
 /* "0-3,8" to a set of bits, CPU 0 first. ERR_INVALID. */
-#define VM_CPUS_MAX 1024u
 int vm_cpus_parse(const char *s, uint8_t ret[VM_CPUS_MAX / 8], struct err *e);
 
 /* ---- vm_tpm.c -------------------------------------------------------------------------------- */

@@ -242,7 +242,14 @@ static int set_limits(const struct vm_jail *j, struct err *e)
         return err_errno(e, "setrlimit");
     }
     if (j->lock_memory && setrlimit(RLIMIT_MEMLOCK, &lock) < 0) {
-        return err_errno(e, "vm-lock-memory");
+        /* Who may not raise it has what there is, which was found to be enough (vm_place.c). */
+        if (getrlimit(RLIMIT_MEMLOCK, &lock) < 0) {
+            return err_errno(e, "RLIMIT_MEMLOCK");
+        }
+        lock.rlim_cur = lock.rlim_max;
+        if (setrlimit(RLIMIT_MEMLOCK, &lock) < 0) {
+            return err_errno(e, "RLIMIT_MEMLOCK");
+        }
     }
     return 0;
 }

@@ -47,6 +47,7 @@ int vm_params_pack(const struct vm_params *p, struct buf *ret, struct err *e)
     json_object_set_new(j, "kvm", json_integer(p->kvm != 0));
     json_object_set_new(j, "overhead_bytes", json_integer(p->opt.overhead_bytes));
     json_object_set_new(j, "hang_ms", json_integer(p->opt.hang_ms));
+    json_object_set_new(j, "scratch_max_bytes", json_integer(p->opt.scratch_max_bytes));
     json_object_set_new(j, "numa_node", json_integer(p->opt.numa_node));
     json_object_set_new(j, "hugepages", json_integer(p->opt.hugepages != 0));
     json_object_set_new(j, "lock_memory", json_integer(p->opt.lock_memory != 0));
@@ -95,6 +96,8 @@ static int read_json(const json_t *j, struct vm_params *p, struct err *e)
         json_get_int(j, "parameters", "overhead_bytes", 0, 1ll << 50, &p->opt.overhead_bytes, e) <
             0 ||
         json_get_int(j, "parameters", "hang_ms", 1, 3600000, &p->opt.hang_ms, e) < 0 ||
+        json_get_int(j, "parameters", "scratch_max_bytes", 0, 1ll << 40, &p->opt.scratch_max_bytes,
+                     e) < 0 ||
         json_get_int(j, "parameters", "numa_node", -1, 1023, &p->opt.numa_node, e) < 0 ||
         json_get_int(j, "parameters", "hugepages", 0, 1, &huge, e) < 0 ||
         json_get_int(j, "parameters", "lock_memory", 0, 1, &lock, e) < 0) {

@@ -46,22 +46,29 @@ static void add(struct vm_argv *a, const char *name, const char *value)
 
 static int own_memory(const struct vm_qemu *q)
 {
-    return q->numa_node >= 0 || q->hugepages;
+    return q->numa_node >= 0 || q->hugepage_mib;
 }
 
 static void add_memory(const struct vm_qemu *q, struct vm_argv *a)
 {
-    char node[64] = "";
+    char node[64] = "", pages[64] = "";
 
     vm_argv_add(a, "-m");
     vm_argv_add(a, "%uM", q->memory_mib);
     if (q->numa_node >= 0) {
         snprintf(node, sizeof(node), ",host-nodes=%lld,policy=bind", (long long)q->numa_node);
     }
+    if (q->hugepage_mib) {
+        /* All of it now: a page that is missing later ends the VM in the middle of its work. */
+        snprintf(pages, sizeof(pages), ",hugetlb=on,prealloc=on");
+    }
+    if (q->hugepage_mib && q->hugepage_mib != VM_HUGE_DEFAULT) {
+        snprintf(pages, sizeof(pages), ",hugetlb=on,hugetlbsize=%uM,prealloc=on", q->hugepage_mib);
+    }
     if (own_memory(q)) {
         vm_argv_add(a, "-object");
-        vm_argv_add(a, "memory-backend-memfd,id=ram,size=%uM,share=on%s%s", q->memory_mib,
-                    q->hugepages ? ",hugetlb=on" : "", node);
+        vm_argv_add(a, "memory-backend-memfd,id=ram,size=%uM,share=on%s%s", q->memory_mib, pages,
+                    node);
     }
     if (q->lock_memory) {
         add(a, "-overcommit", "mem-lock=on");
@@ -167,15 +174,18 @@ static void add_disk(const struct vm_qemu *q, size_t i, struct vm_argv *a)
     vm_argv_add(a, "-add-fd");
     vm_argv_add(a, "fd=%d,set=%zu", d->fd, i + 1);
     vm_argv_add(a, "-blockdev");
+    /* What is written dies with the VM: it need not reach the disk, and no error may stop it. */
     vm_argv_add(a,
-                "driver=raw,node-name=disk-%s,read-only=on,auto-read-only=off,file.driver=file,"
-                "file.filename=/dev/fdset/%zu,file.locking=off,file.read-only=on,"
+                "driver=raw,node-name=disk-%s,read-only=%s,auto-read-only=off,%sfile.driver=file,"
+                "file.filename=/dev/fdset/%zu,file.locking=off,file.read-only=%s,"
                 "file.auto-read-only=off",
-                d->serial, i + 1);
+                d->serial, d->rw ? "off" : "on", d->rw ? "cache.no-flush=on," : "", i + 1,
+                d->rw ? "off" : "on");
     vm_argv_add(a, "-device");
-    vm_argv_add(a, "virtio-blk-pci,drive=disk-%s,serial=%s,addr=%x.%u%s,num-queues=1,%s", d->serial,
-                d->serial, slot, function, many && function == 0 ? ",multifunction=on" : "",
-                virtio(q));
+    vm_argv_add(a, "virtio-blk-pci,drive=disk-%s,serial=%s,addr=%x.%u%s,num-queues=1,%s%s",
+                d->serial, d->serial, slot, function,
+                many && function == 0 ? ",multifunction=on" : "",
+                d->rw ? "werror=report,rerror=report," : "", virtio(q));
 }
 
 void vm_qemu_argv(const struct vm_qemu *q, struct vm_argv *ret)

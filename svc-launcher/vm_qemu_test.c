@@ -19,6 +19,12 @@ static const struct vm_disk few[] = {
     {.serial = "d2", .kind = "dataset", .fd = 22},
 };
 
+static const struct vm_disk with_scratch[] = {
+    {.serial = "b0", .kind = "blob", .fd = 20},
+    {.serial = "pack", .kind = "pack", .fd = 21},
+    {.serial = VM_SCRATCH_SERIAL, .kind = "scratch", .fd = 23, .rw = 1},
+};
+
 static struct vm_qemu base(enum vm_kind kind)
 {
     return (struct vm_qemu){.kind = kind,
@@ -72,9 +78,15 @@ static void vtpm(void **state)
     q.vcpus = 4;
     q.memory_mib = 3072;
     q.numa_node = 1;
-    q.hugepages = 1;
+    q.hugepage_mib = VM_HUGE_DEFAULT;
     q.lock_memory = 1;
     check("vtpm-kvm", &q);
+    q.numa_node = -1;
+    q.hugepage_mib = 2;
+    q.lock_memory = 0;
+    q.disks = with_scratch;
+    q.n_disks = ARRAY_LEN(with_scratch);
+    check("vtpm-scratch", &q);
 }
 
 static void tdx(void **state)
@@ -84,7 +96,7 @@ static void tdx(void **state)
     (void)state;
     check("tdx", &q);
     q.quote_socket = "/quotes";
-    q.hugepages = 1;
+    q.hugepage_mib = 1024;
     check("tdx-quotes", &q);
 }
 

@@ -178,6 +178,9 @@ static int64_t silence_ms(const struct vm *vm)
 
 static void on_time(struct vm *vm, int64_t now_ms)
 {
+    if (vm->qemu > 0) {
+        vm_place_follow(&vm->place, vm->qemu, now_ms);
+    }
     if (now_ms >= vm->kill_ms) {
         if (vm->end == END_NONE) {
             vm->end = vm->guest.exit_code >= 0 ? END_EXIT_STAYS : END_TPM;
@@ -320,6 +323,7 @@ static int64_t due_ms(const struct vm *vm)
     int64_t at = vm->alive_ms + silence_ms(vm), bridge = bridge_due_ms(&vm->bridge);
 
     at = vm->kill_ms < at ? vm->kill_ms : at;
+    at = vm->place.due_ms < at ? vm->place.due_ms : at;
     return bridge < at ? bridge : at;
 }
 
@@ -444,6 +448,7 @@ static void vm_done(struct vm *vm)
         closep(fds[i]);
     }
     vm_disks_done(&vm->disks);
+    vm_place_done(&vm->place);
     bridge_done(&vm->bridge);
     buf_done(&vm->launch);
     buf_done(&vm->qmp_lines.buf);
@@ -457,6 +462,7 @@ static struct vm *vm_new(void)
 
     vm->dir_fd = vm->signal_fd = vm->qmp_fd = vm->ctl_fd = vm->log_fd = -1;
     vm->console_fd = vm->qemu_out_fd = vm->tpm_out_fd = -1;
+    vm->place = VM_PLACE_INIT;
     vm->launch = BUF_INIT(VM_LAUNCH_MAX_BYTES + 4);
     vm->qmp_lines = LINE_CUTTER_INIT(QMP_LINE_MAX);
     vm->guest = VM_GUEST_INIT;

@@ -9,6 +9,7 @@ enum vm_end { END_NONE, END_STOPPED, END_HANG, END_EXIT_STAYS, END_TPM, END_QMP 
 struct vm {
     struct vm_params p;
     struct vm_disks disks;
+    struct vm_place place;
     struct buf launch; /* the frame for coffer.ctl */
     size_t launch_sent;
     int dir_fd;

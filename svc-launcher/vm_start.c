@@ -89,6 +89,20 @@ static int give_files(const char *dir, uint32_t uid, struct err *e)
     return chown(dir, uid, uid) < 0 ? err_errno(e, "chown %s", dir) : 0;
 }
 
+/* What the host gives to this VM, and how large it is. */
+static int place(struct vm *vm, const struct spec *spec, uint32_t *ret_mib, uint32_t *ret_vcpus,
+                 struct err *e)
+{
+    const char *slash = strrchr(vm->p.work_dir, '/');
+    int above = slash ? (int)(slash - vm->p.work_dir) : 0;
+    _cleanup_free_ char *lock = xasprintf("%.*s.cpus", above, vm->p.work_dir);
+    struct vm_host host;
+
+    vm_host_here(&host);
+    vm_size(spec, &vm->disks, vm->p.opt.overhead_bytes, ret_mib, ret_vcpus);
+    return vm_place(&host, &vm->p.opt, spec, lock, *ret_vcpus, ret_mib, &vm->place, e);
+}
+
 /* ---- starting -------------------------------------------------------------------------------- */
 
 static int jail_root(const struct vm *vm, const char *name, char **ret, struct err *e)
@@ -199,13 +213,19 @@ static int run_qemu(struct vm *vm, const struct vm_qemu *q, const struct qemu_fd
         return -1;
     }
     vm_qemu_argv(q, &a);
+    /* Where it has a file to write to, that, and the guest's memory, which may be a file, too. */
+    const struct vm_disk *last = &vm->disks.v[vm->disks.n - 1];
+    int64_t memory = (int64_t)q->memory_mib << 20, bound = !last->rw ? -1
+                                                           : (int64_t)last->bytes > memory
+                                                               ? (int64_t)last->bytes
+                                                               : memory;
     const struct vm_jail j = {.root = root,
                               .binds = binds,
                               .n_binds = n_binds,
                               .uid = uid_of(0),
-                              .file_bytes = -1, /* guest memory may be a file */
+                              .file_bytes = bound,
                               .lock_memory = q->lock_memory,
-                              .cpus = vm->p.opt.cpus,
+                              .cpus = vm->place.cpus,
                               .groups_of = q->kvm ? "/dev/kvm" : NULL,
                               .fds = fds,
                               .n_fds = n_fds,
@@ -222,9 +242,6 @@ static int start_qemu(struct vm *vm, const struct spec *spec, struct err *e)
                         .id = vm->p.id,
                         .firmware = "/firmware",
                         .kernel = "/kernel",
-                        .numa_node = vm->p.opt.numa_node,
-                        .hugepages = vm->p.opt.hugepages,
-                        .lock_memory = vm->p.opt.lock_memory,
                         .disks = vm->disks.v,
                         .n_disks = vm->disks.n};
 
@@ -234,7 +251,12 @@ static int start_qemu(struct vm *vm, const struct spec *spec, struct err *e)
     if (q.kind == VM_SNP && vm_sev_bits(&q.cbitpos, &q.reduced_phys_bits) < 0) {
         return err_refuse(e, ERR_UNSUPPORTED, "snp", "a CPU with SEV-SNP", "another");
     }
-    vm_size(spec, &vm->disks, vm->p.opt.overhead_bytes, &q.memory_mib, &q.vcpus);
+    if (place(vm, spec, &q.memory_mib, &q.vcpus, e) < 0) {
+        return -1;
+    }
+    q.numa_node = vm->place.numa_node;
+    q.hugepage_mib = vm->place.hugepage_mib;
+    q.lock_memory = vm->place.lock_memory;
     if ((q.kind == VM_VTPM && start_swtpm(vm, &f.tpm, e) < 0) || open_fds(vm, &f, e) < 0) {
         return -1;
     }
@@ -247,9 +269,11 @@ static int start_qemu(struct vm *vm, const struct spec *spec, struct err *e)
     if (run_qemu(vm, &q, &f, e) < 0) {
         return -1;
     }
-    char line[128];
-    snprintf(line, sizeof(line), "%s, %u MiB, %u CPU(s), %zu disks", q.kvm ? "KVM" : "emulated",
-             q.memory_mib, q.vcpus, q.n_disks);
+    char line[192];
+    snprintf(line, sizeof(line), "%s, %u MiB, %u CPU(s)%s%.64s, %zu disks",
+             q.kvm ? "KVM" : "emulated", q.memory_mib, q.vcpus,
+             vm->place.pinned ? " of its own: " : "", vm->place.pinned ? vm->place.cpus : "",
+             q.n_disks);
     vm_say_log("vm", line);
     return 0;
 }
@@ -274,7 +298,10 @@ int vm_start(struct vm *vm, struct bytes input, struct err *e)
         return err_errno(e, "%s", vm->p.work_dir);
     }
     if (spec_verify(c->spec_jws, &spec, &consumer, e) < 0 ||
-        vm_disks_open(vm->p.store, spec, &vm->disks, e) < 0 || prepare_launch(vm, c, e) < 0 ||
+        vm_disks_open(vm->p.store, spec, &vm->disks, e) < 0 ||
+        vm_scratch_open(vm->p.work_dir, spec->scratch_bytes, vm->p.opt.scratch_max_bytes,
+                        &vm->disks, e) < 0 ||
+        prepare_launch(vm, c, e) < 0 ||
         bridge_init(&vm->bridge, c->nats_url, vm->dir_fd, BUS_SOCKET, e) < 0) {
         return -1;
     }

@@ -106,19 +106,21 @@ static int refuse_disk(size_t i, const char *member, enum err_code code, const c
 static int check_disk(Coffer__V1__VmDisk *const *disks, size_t i, struct err *e)
 {
     const Coffer__V1__VmDisk *d = disks[i];
-    int pack = streq(d->kind, "pack"), blob = streq(d->kind, "blob");
+    int pack = streq(d->kind, "pack"), blob = streq(d->kind, "blob"),
+        scratch = streq(d->kind, "scratch");
 
     if (!is_serial(d->serial)) {
         return refuse_disk(i, "serial", ERR_INVALID, "1 to 20 of a-z and 0-9", d->serial, e);
     }
-    if (!pack && !blob && !streq(d->kind, "dataset")) {
-        return refuse_disk(i, "kind", ERR_INVALID, "dataset, blob or pack", d->kind, e);
+    if (!pack && !blob && !scratch && !streq(d->kind, "dataset")) {
+        return refuse_disk(i, "kind", ERR_INVALID, "dataset, blob, pack or scratch", d->kind, e);
     }
-    if (pack ? d->name[0] != 0 : blob ? !is_hex(d->name) : !d->name[0]) {
+    if (pack || scratch ? d->name[0] != 0 : blob ? !is_hex(d->name) : !d->name[0]) {
         return refuse_disk(i, "name", ERR_INVALID,
-                           pack   ? "none, for a pack"
-                           : blob ? "64 hexadecimal digits"
-                                  : "a dataset id",
+                           pack      ? "none, for a pack"
+                           : scratch ? "none, for scratch"
+                           : blob    ? "64 hexadecimal digits"
+                                     : "a dataset id",
                            d->name, e);
     }
     for (size_t k = 0; k < i; k++) {
@@ -238,6 +240,17 @@ int blobs_open_disks(Coffer__V1__VmDisk *const *disks, size_t n, const char *sys
     }
     *ret = TAKE_PTR(b);
     return 0;
+}
+
+const char *blobs_scratch(const struct blobs *b, uint64_t *ret_bytes)
+{
+    for (size_t i = 0; i < b->n_disks; i++) {
+        if (streq(b->disks[i].is->kind, "scratch")) {
+            *ret_bytes = b->disks[i].is->bytes;
+            return b->disks[i].path;
+        }
+    }
+    return NULL;
 }
 
 int blobs_open(const Coffer__V1__LaunchConfig *c, struct blobs **ret, struct err *e)

@@ -45,6 +45,10 @@ int blobs_layer(const struct blobs *b, const char *hex, uint64_t size, int *ret_
 int blobs_document(const struct blobs *b, const char *hex, uint64_t size, size_t max_bytes,
                    struct buf *ret, struct err *e);
 
+/* The path of the disk for scratch, borrowed, and how many bytes it is said to have; NULL where
+ * there is none. Nothing has opened it. */
+const char *blobs_scratch(const struct blobs *b, uint64_t *ret_bytes);
+
 /* The content of the regular file `name` in a ustar archive; borrowed from `pack`. ERR_NOT_FOUND,
  * ERR_INVALID. */
 int blobs_pack_find(struct bytes pack, const char *name, struct bytes *ret, struct err *e);

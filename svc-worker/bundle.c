@@ -210,7 +210,9 @@ static json_t *mounts(const struct sandbox_config *c)
     for (size_t i = 0; i < c->n_mounts; i++) {
         stage_input_path(i, source);
         json_array_append_new(a, mount_entry(c->mounts[i].target, "bind", source,
-                                             "bind,ro,nosuid,nodev,noexec,private"));
+                                             c->mounts[i].writable_bytes
+                                                 ? "bind,rw,nosuid,nodev,noexec,private"
+                                                 : "bind,ro,nosuid,nodev,noexec,private"));
     }
     if (c->output_target) {
         json_array_append_new(a, mount_entry(c->output_target, "bind", STAGE_OUTPUT,
@@ -230,6 +232,9 @@ static json_t *rlimits(const struct sandbox_config *c, int address_limit)
     json_t *a = json_array();
     uint64_t file = c->output_bytes > c->tmp_bytes ? c->output_bytes : c->tmp_bytes;
 
+    for (size_t i = 0; i < c->n_mounts; i++) {
+        file = c->mounts[i].writable_bytes > file ? c->mounts[i].writable_bytes : file;
+    }
     rlimit_add(a, "RLIMIT_NOFILE", NOFILE_MAX);
     rlimit_add(a, "RLIMIT_CORE", 0);
     rlimit_add(a, "RLIMIT_FSIZE", file > SANDBOX_STDIO_BYTES ? file : SANDBOX_STDIO_BYTES);

@@ -9,7 +9,7 @@
 
 #include "svc-worker/sandbox_internal.h"
 
-static const struct sandbox_mount one_mount = {"/w/box/set", "/data/set"};
+static const struct sandbox_mount one_mount = {.source = "/w/box/set", .target = "/data/set"};
 static char arg0[] = "/bin/job";
 static char *const some_args[] = {arg0, NULL};
 

@@ -134,6 +134,7 @@ static int set_up(struct err *e)
     return no_core_dumps(e) || init_root(e) || init_mounts(e) || standard_descriptors(e) ||
                    link_hosts(e) || init_root_read_only(e) ||
                    init_modules(INIT_MODULES_DIR, init_load_module, e) ||
+                   init_scratch_modules("/sys/block", INIT_MODULES_DIR, init_load_module, e) ||
                    init_sysctls(PROC_SYS, e) || init_seal_kernel(PROC_SYS, e) ||
                    init_entropy(ENTROPY_WAIT_MS, e)
                ? -1

@@ -51,6 +51,9 @@ int init_root_read_only(struct err *e);
  * Errors of `load`; ERR_TOO_LARGE beyond 64 modules; ERR_IO. */
 typedef int (*init_load_fn)(const char *path, struct err *e);
 int init_modules(const char *dir, init_load_fn load, struct err *e);
+/* The same for dir/scratch, if one of the disks below sys_block ("/sys/block") is for scratch. To
+ * be called after the others, one of which shows the disks. */
+int init_scratch_modules(const char *sys_block, const char *dir, init_load_fn load, struct err *e);
 int init_load_module(const char *path, struct err *e); /* finit_module(2); loaded before is fine */
 /* Writes the table of sysctls below `root` ("/proc/sys"). A missing one is an error unless it
  * belongs to something that kernels may leave out. ERR_IO. */

@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 
+#include "common/vm.h"
 #include "svc-worker/init.h"
 
 #define MODULES_MAX 64
@@ -108,6 +109,34 @@ static int list_modules(const char *dir, char *names[MODULES_MAX], size_t *ret_n
     closedir(d);
     qsort(names, *ret_n, sizeof(names[0]), by_name);
     return 0;
+}
+
+/* Whether the VM has a disk for scratch. The host says so; to load modules is all it decides here.
+ */
+static int have_scratch(const char *sys_block)
+{
+    DIR *d = opendir(sys_block);
+    int found = 0;
+
+    for (struct dirent *de = d ? readdir(d) : NULL; de && !found; de = readdir(d)) {
+        _cleanup_free_ char *path = xasprintf("%s/%s/serial", sys_block, de->d_name);
+        char serial[sizeof(VM_SCRATCH_SERIAL) + 2] = "";
+        _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t n = fd < 0 ? -1 : read(fd, serial, sizeof(serial) - 1);
+        serial[n > 0 ? strcspn(serial, "\n") : 0] = '\0';
+        found = streq(serial, VM_SCRATCH_SERIAL);
+    }
+    if (d) {
+        closedir(d);
+    }
+    return found;
+}
+
+int init_scratch_modules(const char *sys_block, const char *dir, init_load_fn load, struct err *e)
+{
+    _cleanup_free_ char *sub = xasprintf("%s/scratch", dir);
+
+    return have_scratch(sys_block) ? init_modules(sub, load, e) : 0;
 }
 
 int init_modules(const char *dir, init_load_fn load, struct err *e)

@@ -367,6 +367,32 @@ static void test_modules(void **state)
     assert_non_null(strstr(e.msg, "expected at most 64 modules"));
 }
 
+static void test_scratch_modules(void **state)
+{
+    struct err e = {0};
+
+    (void)state;
+    put("mods/scratch/02-y.ko", "");
+    put("mods/scratch/01-z.ko", "");
+    put("mods/10-z.ko", "");
+    put("disks-none/vda/size", "1");
+    put("disks-none/vdb/serial", "d0");
+    put("disks-some/vda/serial", "b0\n");
+    put("disks-some/vdb/serial", VM_SCRATCH_SERIAL);
+    put("disks-longer/vda/serial", VM_SCRATCH_SERIAL "0");
+    loaded[0] = 0;
+    assert_int_equal(init_modules(path_of("mods"), record, &e), 0);
+    assert_string_equal(loaded, "10-z.ko ");
+    loaded[0] = 0;
+    assert_int_equal(init_scratch_modules(path_of("disks-none"), path_of("mods"), record, &e), 0);
+    assert_int_equal(init_scratch_modules(path_of("disks-longer"), path_of("mods"), record, &e), 0);
+    assert_int_equal(init_scratch_modules(path_of("disks-missing"), path_of("mods"), record, &e),
+                     0);
+    assert_string_equal(loaded, "");
+    assert_int_equal(init_scratch_modules(path_of("disks-some"), path_of("mods"), record, &e), 0);
+    assert_string_equal(loaded, "01-z.ko 02-y.ko ");
+}
+
 static void test_sysctls(void **state)
 {
     static const char *const required[] = {
@@ -417,8 +443,9 @@ int main(void)
         cmocka_unit_test(test_frame_in_pieces), cmocka_unit_test(test_url),
         cmocka_unit_test(test_url_bad),         cmocka_unit_test(test_launch_check),
         cmocka_unit_test(test_launch_file),     cmocka_unit_test(test_ports),
-        cmocka_unit_test(test_modules),         cmocka_unit_test(test_sysctls),
-        cmocka_unit_test(test_entropy),         cmocka_unit_test(test_not_a_vm),
+        cmocka_unit_test(test_modules),         cmocka_unit_test(test_scratch_modules),
+        cmocka_unit_test(test_sysctls),         cmocka_unit_test(test_entropy),
+        cmocka_unit_test(test_not_a_vm),
     };
 
     return cmocka_run_group_tests_name("init", tests, setup, teardown);

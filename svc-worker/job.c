@@ -21,6 +21,7 @@
 static void job_done(struct job *j)
 {
     dfs_stop(j->dfs);
+    scratch_done(&j->scratch);
     for (size_t i = 0; i < SPEC_MAX_DATASETS; i++) {
         seal_reader_free(j->inputs[i].reader);
         closep(&j->inputs[i].fd);
@@ -30,6 +31,7 @@ static void job_done(struct job *j)
     free(j->rootfs);
     free(j->data);
     free(j->outdir);
+    free(j->scratch_dir);
 }
 
 /* ---- image ----------------------------------------------------------------------------------- */
@@ -171,7 +173,7 @@ static int run_container(struct job *j, struct worker_outcome *o, struct err *e)
     _cleanup_free_ char **args = args_of(spec, ic);
     _cleanup_free_ char **env = env_of(spec, ic);
     _cleanup_free_ char *id = xasprintf("%s-%u", spec->job_id, j->l->pb->attempt);
-    struct sandbox_mount mounts[SPEC_MAX_DATASETS];
+    struct sandbox_mount mounts[SPEC_MAX_DATASETS + 1];
     char *sources[SPEC_MAX_DATASETS] = {0};
     struct sandbox_result r = {0};
     struct sandbox_config c = {
@@ -197,6 +199,12 @@ static int run_container(struct job *j, struct worker_outcome *o, struct err *e)
     for (size_t i = 0; i < spec->n_datasets; i++) {
         sources[i] = xasprintf("%s/%zu", j->data, i);
         mounts[i] = (struct sandbox_mount){.source = sources[i], .target = spec->datasets[i].mount};
+    }
+    if (spec->scratch_bytes) {
+        mounts[c.n_mounts++] =
+            (struct sandbox_mount){.source = j->scratch_dir,
+                                   .target = SPEC_SCRATCH_DIR,
+                                   .writable_bytes = (uint64_t)spec->scratch_bytes};
     }
     int rc = c.timeout_ms > 0 ? sandbox_run(&c, &r, e)
                               : err_refuse(e, ERR_TIMEOUT, "workload.timeout",
@@ -239,10 +247,26 @@ static int prepare(struct job *j, struct err *e)
     return 0;
 }
 
+static int prepare_scratch(struct job *j, struct err *e)
+{
+    uint64_t bytes = 0;
+    const char *device = blobs_scratch(j->blobs, &bytes), *work = j->l->pb->work_dir;
+
+    if (!j->spec->scratch_bytes) {
+        return 0;
+    }
+    if (!device) {
+        return err_refuse(e, ERR_INVALID, "launch.disks", "a disk for scratch", "none");
+    }
+    j->scratch_dir = xasprintf("%s/scratch", work);
+    return scratch_mount(&j->scratch, device, bytes, work, j->scratch_dir,
+                         SANDBOX_ID_BASE + SANDBOX_UID, e);
+}
+
 static int run_in_sandbox(struct job *j, struct area *out, struct worker_outcome *o, struct err *e)
 {
     phase_say("unpack");
-    if (prepare(j, e) || job_data_show(j, e) || unpack_image(j, e)) {
+    if (prepare(j, e) || prepare_scratch(j, e) || job_data_show(j, e) || unpack_image(j, e)) {
         return -1;
     }
     phase_say("run");
@@ -294,7 +318,8 @@ static int run_all(struct job *j, struct area *out, struct worker_outcome *o, st
 void job_run(const struct worker_launch *l, const struct worker_keys *k, struct area *out,
              struct worker_outcome *o)
 {
-    _cleanup_(job_done) struct job j = {.l = l, .spec = l->spec, .keys = k};
+    _cleanup_(job_done) struct job j = {
+        .l = l, .spec = l->spec, .keys = k, .scratch = SCRATCH_INIT};
     struct err e = {0};
 
     for (size_t i = 0; i < SPEC_MAX_DATASETS; i++) {

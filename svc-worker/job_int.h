@@ -4,6 +4,7 @@
 
 #include "svc-worker/decryptfs.h"
 #include "svc-worker/oci.h"
+#include "svc-worker/scratch.h"
 #include "svc-worker/worker.h"
 
 struct job {
@@ -15,7 +16,8 @@ struct job {
     struct blobs *blobs;     /* owned */
     struct oci_image *image; /* owned */
     struct dfs *dfs;         /* owned; NULL when the datasets are unpacked */
-    char *rootfs, *data, *outdir;
+    struct scratch scratch;
+    char *rootfs, *data, *outdir, *scratch_dir;
 };
 
 /* ---- job_data.c ---- */

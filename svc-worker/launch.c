@@ -36,6 +36,27 @@ static int check_job(struct worker_launch *l, struct err *e)
     return 0;
 }
 
+/* What only a VM can have of a host. To give less than was asked for, silently, is no answer. */
+static int needs_vm(const struct spec *s, struct err *e)
+{
+    const struct {
+        const char *clause;
+        int asked;
+    } fields[] = {{"spec.resources.scratch", s->scratch_bytes > 0},
+                  {"spec.resources.lockMemory", s->lock_memory},
+                  {"spec.resources.hugepages", s->hugepages != SPEC_HUGE_NONE},
+                  {"spec.resources.numaNode", s->numa_node >= 0},
+                  {"spec.resources.cpuPinning", s->cpu_pinning}};
+
+    for (size_t i = 0; i < ARRAY_LEN(fields); i++) {
+        if (fields[i].asked) {
+            return err_refuse(e, ERR_UNSUPPORTED, fields[i].clause, "a VM to have it in",
+                              "a process of the host");
+        }
+    }
+    return 0;
+}
+
 static int check_launch(struct worker_launch *l, int allow_no_container, struct err *e)
 {
     const Coffer__V1__LaunchConfig *c = l->pb;
@@ -52,7 +73,8 @@ static int check_launch(struct worker_launch *l, int allow_no_container, struct 
                           "false, unless started with --bench-no-container", "true");
     }
     /* A VM has disks, a process has the host's directory. */
-    if (c->n_disks ? launch_check_disks(c, e) : check_path("launch.store_path", c->store_path, e)) {
+    if (c->n_disks ? launch_check_disks(c, l->spec->scratch_bytes, e)
+                   : needs_vm(l->spec, e) || check_path("launch.store_path", c->store_path, e)) {
         return -1;
     }
     return check_path("launch.work_dir", c->work_dir, e);

@@ -49,8 +49,36 @@ static int check_name(size_t i, const Coffer__V1__VmDisk *d, struct err *e)
                                         : err_refuse(e, ERR_INVALID, member(i, "name", clause),
                                                      "a dataset id", "%.100s", d->name);
     }
-    return err_refuse(e, ERR_INVALID, member(i, "kind", clause), "dataset, blob or pack", "%.40s",
-                      d->kind);
+    if (streq(d->kind, "scratch")) {
+        return d->name[0] ? err_refuse(e, ERR_INVALID, member(i, "name", clause),
+                                       "none, for scratch", "%.100s", d->name)
+                          : 0;
+    }
+    return err_refuse(e, ERR_INVALID, member(i, "kind", clause), "dataset, blob, pack or scratch",
+                      "%.40s", d->kind);
+}
+
+/* As much as the consumer signed for, and none otherwise. */
+static int check_scratch(const Coffer__V1__LaunchConfig *c, int64_t bytes, struct err *e)
+{
+    const Coffer__V1__VmDisk *scratch = NULL;
+    char expected[64];
+
+    for (size_t i = 0; i < c->n_disks; i++) {
+        scratch = streq(c->disks[i]->kind, "scratch") ? c->disks[i] : scratch;
+    }
+    uint64_t need = bytes ? vm_scratch_disk_bytes((uint64_t)bytes) : 0,
+             have = scratch ? scratch->bytes : 0;
+    if (have != need) {
+        snprintf(expected, sizeof(expected), "%llu bytes for scratch", (unsigned long long)need);
+        return err_refuse(e, ERR_INVALID, "launch.disks", expected, "%llu",
+                          (unsigned long long)have);
+    }
+    return scratch && !streq(scratch->serial, VM_SCRATCH_SERIAL)
+               ? err_refuse(e, ERR_INVALID, "launch.disks",
+                            "the serial number " VM_SCRATCH_SERIAL " of scratch", "%.40s",
+                            scratch->serial)
+               : 0;
 }
 
 static int check_unique(const Coffer__V1__LaunchConfig *c, size_t i, struct err *e)
@@ -71,7 +99,7 @@ static int check_unique(const Coffer__V1__LaunchConfig *c, size_t i, struct err 
     return 0;
 }
 
-int launch_check_disks(const Coffer__V1__LaunchConfig *c, struct err *e)
+int launch_check_disks(const Coffer__V1__LaunchConfig *c, int64_t scratch_bytes, struct err *e)
 {
     size_t packs = 0;
 
@@ -101,5 +129,5 @@ int launch_check_disks(const Coffer__V1__LaunchConfig *c, struct err *e)
         return err_refuse(e, ERR_INVALID, "launch.store_path", "none beside disks", "%.60s",
                           c->store_path);
     }
-    return 0;
+    return check_scratch(c, scratch_bytes, e);
 }

@@ -32,9 +32,12 @@ static void add(const char *serial, const char *kind, const char *name, uint64_t
     L.list[L.c.n_disks++] = d;
 }
 
+static int64_t scratch_bytes;
+
 static int setup(void **state)
 {
     (void)state;
+    scratch_bytes = 0;
     L.c = (Coffer__V1__LaunchConfig)COFFER__V1__LAUNCH_CONFIG__INIT;
     L.c.disks = L.list;
     add("pack", "pack", "", 10240);
@@ -47,7 +50,7 @@ static void assert_refused(enum err_code code, const char *msg)
 {
     struct err e = {0};
 
-    assert_int_equal(launch_check_disks(&L.c, &e), -1);
+    assert_int_equal(launch_check_disks(&L.c, scratch_bytes, &e), -1);
     assert_string_equal(e.msg, msg);
     assert_int_equal(e.code, code);
 }
@@ -57,11 +60,11 @@ static void test_good(void **state)
     struct err e = {0};
 
     (void)state;
-    if (launch_check_disks(&L.c, &e)) {
+    if (launch_check_disks(&L.c, scratch_bytes, &e)) {
         fail_msg("%s", e.msg);
     }
     L.disks[2].serial = (char *)"a2345678901234567890";
-    assert_int_equal(launch_check_disks(&L.c, &e), 0);
+    assert_int_equal(launch_check_disks(&L.c, scratch_bytes, &e), 0);
 }
 
 static void test_serial(void **state)
@@ -84,7 +87,8 @@ static void test_kind_and_name(void **state)
 {
     (void)state;
     L.disks[1].kind = (char *)"floppy";
-    assert_refused(ERR_INVALID, "launch.disks[1].kind: expected dataset, blob or pack, got floppy");
+    assert_refused(ERR_INVALID, "launch.disks[1].kind: expected dataset, blob, pack or "
+                                "scratch, got floppy");
     L.disks[1].kind = (char *)"blob";
     L.disks[1].name = (char *)"ABAB";
     assert_refused(ERR_INVALID,
@@ -108,9 +112,9 @@ static void test_bytes(void **state)
 
     (void)state;
     L.disks[1].bytes = 0;
-    assert_int_equal(launch_check_disks(&L.c, &e), 0);
+    assert_int_equal(launch_check_disks(&L.c, scratch_bytes, &e), 0);
     L.disks[1].bytes = UINT64_C(1) << 46;
-    assert_int_equal(launch_check_disks(&L.c, &e), 0);
+    assert_int_equal(launch_check_disks(&L.c, scratch_bytes, &e), 0);
     L.disks[1].bytes++;
     assert_refused(ERR_INVALID, "launch.disks[1].bytes: expected at most 2^46, got 70368744177665");
 }
@@ -132,11 +136,38 @@ static void test_list(void **state)
         snprintf(names[i], sizeof(names[i]), "%064x", i);
         if (i == VM_DISKS_MAX) {
             struct err e = {0};
-            assert_int_equal(launch_check_disks(&L.c, &e), 0);
+            assert_int_equal(launch_check_disks(&L.c, scratch_bytes, &e), 0);
         }
         add(serials[i], "blob", names[i], 1);
     }
     assert_refused(ERR_TOO_LARGE, "launch.disks: expected at most 160, got 161");
+}
+
+static void test_scratch(void **state)
+{
+    struct err e = {0};
+
+    (void)state;
+    scratch_bytes = 1 << 30;
+    assert_refused(ERR_INVALID, "launch.disks: expected 1107296256 bytes for scratch, got 0");
+    add("s0", "scratch", "", vm_scratch_disk_bytes(1 << 30));
+    assert_int_equal(launch_check_disks(&L.c, scratch_bytes, &e), 0);
+    L.disks[3].bytes--;
+    assert_refused(ERR_INVALID,
+                   "launch.disks: expected 1107296256 bytes for scratch, got 1107296255");
+    L.disks[3].bytes++;
+    L.disks[3].name = (char *)"x";
+    assert_refused(ERR_INVALID, "launch.disks[3].name: expected none, for scratch, got x");
+    L.disks[3].name = (char *)"";
+    L.disks[3].serial = (char *)"s1";
+    assert_refused(ERR_INVALID, "launch.disks: expected the serial number s0 of scratch, got s1");
+    L.disks[3].serial = (char *)"s0";
+    scratch_bytes = 0;
+    assert_refused(ERR_INVALID, "launch.disks: expected 0 bytes for scratch, got 1107296256");
+    scratch_bytes = 1 << 30;
+    add("s1", "scratch", "", vm_scratch_disk_bytes(1 << 30));
+    assert_refused(ERR_INVALID,
+                   "launch.disks[4].name: expected one that no other disk has, got scratch ");
 }
 
 int main(void)
@@ -147,6 +178,7 @@ int main(void)
         cmocka_unit_test_setup(test_kind_and_name, setup),
         cmocka_unit_test_setup(test_bytes, setup),
         cmocka_unit_test_setup(test_list, setup),
+        cmocka_unit_test_setup(test_scratch, setup),
     };
 
     return cmocka_run_group_tests_name("launch", tests, NULL, NULL);

@@ -76,10 +76,11 @@ struct sandbox_private {
  * ERR_UNSUPPORTED (no namespaces; swap on, no noswap and not allow_swap), ERR_INVALID, ERR_IO. */
 int sandbox_prepare_private(const struct sandbox_private *p, struct err *e);
 
-/* A dataset: bound read-only, nosuid, nodev, noexec. */
+/* A dataset, or scratch: bound nosuid, nodev, noexec. */
 struct sandbox_mount {
     const char *source; /* file or directory below work_dir; others must be allowed to read it */
     const char *target; /* absolute path in the container, made if missing */
+    uint64_t writable_bytes; /* files in it may become so large; 0: it is bound read-only */
 };
 
 struct sandbox_config {

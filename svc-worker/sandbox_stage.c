@@ -332,7 +332,8 @@ static int stage_contents(const struct sandbox_config *c, const char *stage, str
         char inside[32];
         stage_input_path(i, inside);
         _cleanup_free_ char *target = xasprintf("%s%s", stage, inside);
-        if (bind_new(c->mounts[i].source, target, MS_RDONLY | data, e) < 0) {
+        unsigned long ro = c->mounts[i].writable_bytes ? 0 : MS_RDONLY;
+        if (bind_new(c->mounts[i].source, target, ro | data, e) < 0) {
             return -1;
         }
     }

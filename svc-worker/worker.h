@@ -39,9 +39,9 @@ struct worker_launch {
  */
 int worker_launch_parse(struct bytes in, int allow_no_container, struct worker_launch **ret,
                         struct err *e);
-/* launch_disks.c: a VM's disks, and no store_path beside them. Refusals name
- * "launch.disks[<i>].<member>". */
-int launch_check_disks(const Coffer__V1__LaunchConfig *c, struct err *e);
+/* launch_disks.c: a VM's disks, among them one for so much scratch, and no store_path beside them.
+ * Refusals name "launch.disks[<i>].<member>". */
+int launch_check_disks(const Coffer__V1__LaunchConfig *c, int64_t scratch_bytes, struct err *e);
 void worker_launch_free(struct worker_launch *l);
 DEFINE_CLEANUP(struct worker_launch *, worker_launch_free);
 

@@ -259,7 +259,7 @@ static void runner(struct box *b)
     const struct sandbox_private p = {
         .work_dir = b->work_dir, .bytes = 128u << 20, .allow_swap = 1};
     char rootfs[96], set[96], out[96];
-    const struct sandbox_mount m = {set, "/data/set"};
+    const struct sandbox_mount m = {.source = set, .target = "/data/set"};
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (!b->no_prepare && sandbox_prepare_private(&p, &b->e) < 0) {

@@ -33,7 +33,7 @@ static void bad_rootfs_dots(struct sandbox_config *c, const char *w)
 static void bad_target(struct sandbox_config *c, const char *w)
 {
     snprintf(text, sizeof(text), "%s/set", w);
-    mounts[0] = (struct sandbox_mount){text, "/data/../proc"};
+    mounts[0] = (struct sandbox_mount){.source = text, .target = "/data/../proc"};
     c->mounts = mounts;
 }
 
