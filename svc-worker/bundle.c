@@ -278,20 +278,13 @@ static json_t *id_map(void)
 static json_t *linux_part(void)
 {
     static const char *const masked[] = {
-        "/proc/acpi",        "/proc/asound",
-        "/proc/config.gz",   "/proc/driver",
-        "/proc/interrupts",  "/proc/kallsyms",
-        "/proc/kcore",       "/proc/key-users",
-        "/proc/keys",        "/proc/kmsg",
-        "/proc/kpagecgroup", "/proc/kpagecount",
-        "/proc/kpageflags",  "/proc/latency_stats",
-        "/proc/modules",     "/proc/sched_debug",
-        "/proc/scsi",        "/proc/slabinfo",
-        "/proc/swaps",       "/proc/sysrq-trigger",
-        "/proc/timer_list",  "/proc/timer_stats",
-        "/proc/vmallocinfo", "/proc/iomem",
-        "/sys/firmware",     "/dev/tty",
-        "/dev/full",
+        "/proc/acpi",          "/proc/asound",        "/proc/config.gz",   "/proc/driver",
+        "/proc/interrupts",    "/proc/kallsyms",      "/proc/kcore",       "/proc/key-users",
+        "/proc/keys",          "/proc/kmsg",          "/proc/kpagecgroup", "/proc/kpagecount",
+        "/proc/kpageflags",    "/proc/latency_stats", "/proc/modules",     "/proc/pressure",
+        "/proc/sched_debug",   "/proc/scsi",          "/proc/slabinfo",    "/proc/swaps",
+        "/proc/sysrq-trigger", "/proc/timer_list",    "/proc/timer_stats", "/proc/vmallocinfo",
+        "/proc/iomem",         "/sys/firmware",       "/dev/tty",          "/dev/full",
     };
     static const char *const readonly[] = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
                                            "/proc/tty"};

@@ -5,11 +5,12 @@
  * setters, swap, reboot, quota, accounting, file handles, chroot, pivot_root, fanotify,
  * memfd_create and execveat (programs run from the image, which is read-only, and from nowhere
  * else), SysV and POSIX message queues, and sockets of any family but unix, IPv4 and IPv6, whose
- * only interface is loopback.
+ * only interface is loopback, and of any protocol but TCP and UDP.
  */
 #include <asm/ioctls.h>
 #include <linux/sched.h>
 #include <linux/sockios.h>
+#include <netinet/in.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -294,13 +295,15 @@ static const char *const missing[] = {
     "set_mempolicy",  "mbind",        "userfaultfd",
 };
 
-/* Allowed if argument `arg`, masked with `mask`, is `value`; and the same for `arg2` if mask2. */
+#define CONDITIONS 3
+
+/* Allowed if each of the arguments, masked, is its value; a mask of 0 asks for nothing. */
 struct conditional {
     const char *name;
-    unsigned arg;
-    uint64_t mask, value;
-    unsigned arg2;
-    uint64_t mask2, value2;
+    struct {
+        unsigned arg;
+        uint64_t mask, value;
+    } when[CONDITIONS];
 };
 
 #define ALL_BITS UINT64_MAX
@@ -309,33 +312,32 @@ struct conditional {
     (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |  \
      CLONE_NEWNET)
 #define SOCK_KIND 0xfu /* of socket(2)'s type; the rest is flags */
-#define SOCKET(domain, kind)                                                                       \
-    {                                                                                              \
-        "socket", 0, INT_BITS, (domain), 1, SOCK_KIND, (kind)                                      \
-    }
-#define IOCTL(command)                                                                             \
-    {                                                                                              \
-        "ioctl", 1, INT_BITS, (command), 0, 0, 0                                                   \
-    }
-#define PRCTL(option)                                                                              \
-    {                                                                                              \
-        "prctl", 0, INT_BITS, (option), 0, 0, 0                                                    \
-    }
+/* clang-format off */
+/* Protocol 0 is the kind's own, TCP or UDP. All others, MPTCP and UDP-Lite among them, are left out. */
+#define SOCKET(domain, kind, protocol)                                                             \
+    {"socket", {{0, INT_BITS, (domain)}, {1, SOCK_KIND, (kind)}, {2, INT_BITS, (protocol)}}}
+#define IOCTL(command) {"ioctl", {{1, INT_BITS, (command)}}}
+#define PRCTL(option) {"prctl", {{0, INT_BITS, (option)}}}
+/* clang-format on */
 
 static const struct conditional conditional[] = {
-    {"clone", 0, NAMESPACE_FLAGS, 0, 0, 0, 0},
-    {"mknod", 1, S_IFMT, S_IFIFO, 0, 0, 0}, /* no device nodes */
-    {"mknodat", 2, S_IFMT, S_IFIFO, 0, 0, 0},
-    SOCKET(AF_UNIX, SOCK_STREAM),
-    SOCKET(AF_UNIX, SOCK_DGRAM),
-    SOCKET(AF_UNIX, SOCK_SEQPACKET),
-    SOCKET(AF_INET, SOCK_STREAM),
-    SOCKET(AF_INET, SOCK_DGRAM),
-    SOCKET(AF_INET6, SOCK_STREAM),
-    SOCKET(AF_INET6, SOCK_DGRAM),
-    {"socketpair", 0, INT_BITS, AF_UNIX, 0, 0, 0},
-    {"personality", 0, INT_BITS, PER_LINUX, 0, 0, 0},
-    {"personality", 0, INT_BITS, 0xffffffffu, 0, 0, 0}, /* asks */
+    {"clone", {{0, NAMESPACE_FLAGS, 0}}},
+    {"mknod", {{1, S_IFMT, S_IFIFO}}}, /* no device nodes */
+    {"mknodat", {{2, S_IFMT, S_IFIFO}}},
+    SOCKET(AF_UNIX, SOCK_STREAM, 0),
+    SOCKET(AF_UNIX, SOCK_DGRAM, 0),
+    SOCKET(AF_UNIX, SOCK_SEQPACKET, 0),
+    SOCKET(AF_INET, SOCK_STREAM, 0),
+    SOCKET(AF_INET, SOCK_STREAM, IPPROTO_TCP),
+    SOCKET(AF_INET, SOCK_DGRAM, 0),
+    SOCKET(AF_INET, SOCK_DGRAM, IPPROTO_UDP),
+    SOCKET(AF_INET6, SOCK_STREAM, 0),
+    SOCKET(AF_INET6, SOCK_STREAM, IPPROTO_TCP),
+    SOCKET(AF_INET6, SOCK_DGRAM, 0),
+    SOCKET(AF_INET6, SOCK_DGRAM, IPPROTO_UDP),
+    {"socketpair", {{0, INT_BITS, AF_UNIX}}},
+    {"personality", {{0, INT_BITS, PER_LINUX}}},
+    {"personality", {{0, INT_BITS, 0xffffffffu}}}, /* asks */
     /* Terminals answer "not one"; the rest is pipes, sockets and the loopback interface's facts. */
     IOCTL(TCGETS),
     IOCTL(TIOCGWINSZ),
@@ -396,9 +398,11 @@ static json_t *conditional_rule(const struct conditional *c)
 {
     json_t *args = json_array();
 
-    json_array_append_new(args, comparison(c->arg, c->mask, c->value));
-    if (c->mask2) {
-        json_array_append_new(args, comparison(c->arg2, c->mask2, c->value2));
+    for (size_t i = 0; i < CONDITIONS; i++) {
+        if (c->when[i].mask) {
+            json_array_append_new(args,
+                                  comparison(c->when[i].arg, c->when[i].mask, c->when[i].value));
+        }
     }
     return json_pack("{s:[s], s:s, s:o}", "names", c->name, "action", "SCMP_ACT_ALLOW", "args",
                      args);

@@ -254,6 +254,12 @@ static int proc_sys_net_write(void)
     return write_file("/proc/sys/net/ipv4/ip_forward", NULL);
 }
 
+/* A trigger that is written there is a thread of the kernel's, outside of any bound. */
+static int proc_pressure(void)
+{
+    return write_file("/proc/pressure/memory", NULL);
+}
+
 static int proc_uid_map(void)
 {
     return write_file("/proc/self/uid_map", "0 0 1\n");
@@ -322,14 +328,34 @@ static int stdin_data(void)
     return n > 0 ? 0 : BLOCKED;
 }
 
-/* stdin's node is given to the workload's user by the runtime: it must not be the host's. */
+static int mounted(const char *type)
+{
+    char line[1024], text[64];
+    FILE *f = fopen("/proc/self/mountinfo", "re");
+    int found = 0;
+
+    snprintf(text, sizeof(text), " - %s ", type);
+    while (f && !found && fgets(line, sizeof(line), f)) {
+        found = strstr(line, text) != NULL;
+    }
+    if (f) {
+        fclose(f);
+    }
+    return found;
+}
+
+/* stdin's node is given to the workload's user by the runtime: it must not be the host's, which is
+ * in a devtmpfs. */
 static int host_null_mode(void)
 {
     struct stat st;
     const char *inode = getenv("ESCAPE_HOST_NULL");
 
-    if (!inode || stat("/dev/null", &st)) {
+    if (stat("/dev/null", &st)) {
         return BLOCKED;
+    }
+    if (!inode) {
+        return mounted("devtmpfs") ? 0 : BLOCKED;
     }
     char own[64];
     snprintf(own, sizeof(own), "%llu:%llu", (unsigned long long)st.st_dev,
@@ -495,6 +521,7 @@ const struct probe probes_files[] = {
     {"proc-core-pattern", proc_core_pattern, 1},
     {"proc-sys-write", proc_sys_write, 1},
     {"proc-sys-net-write", proc_sys_net_write, 1},
+    {"proc-pressure", proc_pressure, 0},
     {"proc-uid-map", proc_uid_map, 0},
     {"sys-any", sys_any, 1},
     {"cgroup-write", cgroup_write, 0},

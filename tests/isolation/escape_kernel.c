@@ -531,6 +531,16 @@ static int raw_socket6(void)
     return open_socket(AF_INET6, SOCK_RAW, IPPROTO_ICMPV6);
 }
 
+static int mptcp_socket(void)
+{
+    return open_socket(AF_INET, SOCK_STREAM, 262 /* MPTCP */);
+}
+
+static int udplite_socket(void)
+{
+    return open_socket(AF_INET6, SOCK_DGRAM, IPPROTO_UDPLITE);
+}
+
 static int packet_socket(void)
 {
     return open_socket(AF_PACKET, SOCK_RAW, 0);
@@ -643,6 +653,8 @@ const struct probe probes_kernel[] = {
     {"int80-call", int80_call, 0},
     {"socket-raw", raw_socket, 1},
     {"socket-raw6", raw_socket6, 0},
+    {"socket-mptcp", mptcp_socket, 0},
+    {"socket-udplite", udplite_socket, 0},
     {"socket-packet", packet_socket, 1},
     {"socket-netlink", netlink_socket, 1},
     {"socket-vsock", vsock_socket, 0},
