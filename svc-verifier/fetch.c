@@ -1,12 +1,39 @@
 #include "svc-verifier/fetch.h"
 
+#define CURL_DISABLE_TYPECHECK
 #include <curl/curl.h>
+#include <dlfcn.h>
 #include <strings.h>
 #include <time.h>
 
 #include "common/secret.h"
 
 #define REMEMBERED_MAX 1024
+
+/* libcurl brings some thirty libraries with it, 4 MiB of an idle service, and most verifiers fetch
+ * seldom or never: so it is loaded when the first thing is fetched. */
+#define LIBCURL "libcurl.so.4"
+#define API(X)                                                                                     \
+    X(easy_init)                                                                                   \
+    X(easy_setopt)                                                                                 \
+    X(easy_getinfo)                                                                                \
+    X(easy_cleanup)                                                                                \
+    X(easy_strerror)                                                                               \
+    X(multi_init)                                                                                  \
+    X(multi_setopt)                                                                                \
+    X(multi_add_handle)                                                                            \
+    X(multi_remove_handle)                                                                         \
+    X(multi_cleanup)                                                                               \
+    X(multi_info_read)                                                                             \
+    X(multi_socket_action)                                                                         \
+    X(multi_assign)                                                                                \
+    X(global_init)
+
+static struct {
+#define X(name) __typeof__(&curl_##name) name;
+    API(X)
+#undef X
+} api;
 
 /* One fetch, waiting or under way. */
 struct get {
@@ -162,8 +189,8 @@ static void get_free(struct get *g)
     *at = g->next;
     f->n_gets--;
     if (g->easy) {
-        curl_multi_remove_handle(f->multi, g->easy);
-        curl_easy_cleanup(g->easy);
+        api.multi_remove_handle(f->multi, g->easy);
+        api.easy_cleanup(g->easy);
         f->n_running--;
     }
     buf_done(&g->body);
@@ -176,21 +203,21 @@ static int set_options(struct get *g)
     const struct fetcher *f = g->f;
     CURL *c = g->easy;
 
-    return curl_easy_setopt(c, CURLOPT_URL, g->url) ||
-           curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") ||
-           curl_easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L) ||
-           curl_easy_setopt(c, CURLOPT_TIMEOUT_MS, (long)f->o.timeout_ms) ||
-           curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L) ||
-           curl_easy_setopt(c, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2) ||
-           (f->ca_file && curl_easy_setopt(c, CURLOPT_CAINFO, f->ca_file)) ||
-           curl_easy_setopt(c, CURLOPT_USERAGENT, "coffer/" COFFER_VERSION) ||
-           curl_easy_setopt(c, CURLOPT_MAXFILESIZE, (long)FETCH_MAX_BYTES) ||
-           curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body) ||
-           curl_easy_setopt(c, CURLOPT_WRITEDATA, g) ||
-           curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header) ||
-           curl_easy_setopt(c, CURLOPT_HEADERDATA, g) ||
-           curl_easy_setopt(c, CURLOPT_ERRORBUFFER, g->why) ||
-           curl_easy_setopt(c, CURLOPT_PRIVATE, g);
+    return api.easy_setopt(c, CURLOPT_URL, g->url) ||
+           api.easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https") ||
+           api.easy_setopt(c, CURLOPT_FOLLOWLOCATION, 0L) ||
+           api.easy_setopt(c, CURLOPT_TIMEOUT_MS, (long)f->o.timeout_ms) ||
+           api.easy_setopt(c, CURLOPT_NOSIGNAL, 1L) ||
+           api.easy_setopt(c, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2) ||
+           (f->ca_file && api.easy_setopt(c, CURLOPT_CAINFO, f->ca_file)) ||
+           api.easy_setopt(c, CURLOPT_USERAGENT, "coffer/" COFFER_VERSION) ||
+           api.easy_setopt(c, CURLOPT_MAXFILESIZE, (long)FETCH_MAX_BYTES) ||
+           api.easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body) ||
+           api.easy_setopt(c, CURLOPT_WRITEDATA, g) ||
+           api.easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header) ||
+           api.easy_setopt(c, CURLOPT_HEADERDATA, g) ||
+           api.easy_setopt(c, CURLOPT_ERRORBUFFER, g->why) ||
+           api.easy_setopt(c, CURLOPT_PRIVATE, g);
 }
 
 static void finish(struct get *g, const struct err *e);
@@ -199,9 +226,9 @@ static void start(struct get *g)
 {
     struct err e = {0};
 
-    g->easy = curl_easy_init();
+    g->easy = api.easy_init();
     g->f->n_running += g->easy != NULL;
-    if (!g->easy || set_options(g) || curl_multi_add_handle(g->f->multi, g->easy)) {
+    if (!g->easy || set_options(g) || api.multi_add_handle(g->f->multi, g->easy)) {
         err_set(&e, ERR_INTERNAL, "%s: cannot set up the fetch", g->name);
         finish(g, &e);
     }
@@ -215,7 +242,7 @@ static void finish(struct get *g, const struct err *e)
         .name = g->name, .body = buf_bytes(&g->body), .issuer_chain = g->chain ? g->chain : ""};
 
     if (g->easy) {
-        curl_easy_getinfo(g->easy, CURLINFO_RESPONSE_CODE, &r.status);
+        api.easy_getinfo(g->easy, CURLINFO_RESPONSE_CODE, &r.status);
     }
     if (e) {
         r.retry_ms = note_failure(f, g->name, g->retry_after_ms);
@@ -237,7 +264,7 @@ static void read_answers(struct fetcher *f)
     CURLMsg *m;
     int left;
 
-    while ((m = curl_multi_info_read(f->multi, &left))) {
+    while ((m = api.multi_info_read(f->multi, &left))) {
         struct get *g = NULL;
         struct err e = {0};
         long status = 0;
@@ -245,10 +272,10 @@ static void read_answers(struct fetcher *f)
         if (m->msg != CURLMSG_DONE) {
             continue;
         }
-        curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &g);
-        curl_easy_getinfo(m->easy_handle, CURLINFO_RESPONSE_CODE, &status);
+        api.easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, &g);
+        api.easy_getinfo(m->easy_handle, CURLINFO_RESPONSE_CODE, &status);
         if (rc != CURLE_OK) {
-            err_set(&e, ERR_IO, "%s: %s", g->url, g->why[0] ? g->why : curl_easy_strerror(rc));
+            err_set(&e, ERR_IO, "%s: %s", g->url, g->why[0] ? g->why : api.easy_strerror(rc));
         } else if (status != 200) {
             err_set(&e, status == 404 ? ERR_NOT_FOUND : ERR_IO, "%s: expected 200, found %ld",
                     g->url, status);
@@ -268,7 +295,7 @@ static void on_socket_event(struct ev_loop *loop, ev_io *w, int revents)
     int running;
     (void)loop;
 
-    curl_multi_socket_action(f->multi, w->fd, mask, &running);
+    api.multi_socket_action(f->multi, w->fd, mask, &running);
     read_answers(f);
 }
 
@@ -279,7 +306,7 @@ static void on_timer(struct ev_loop *loop, ev_timer *w, int revents)
     (void)revents;
 
     ev_timer_stop(loop, w);
-    curl_multi_socket_action(f->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+    api.multi_socket_action(f->multi, CURL_SOCKET_TIMEOUT, 0, &running);
     read_answers(f);
 }
 
@@ -308,14 +335,14 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
         ev_io_stop(f->loop, &x->io);
     }
     if (what == CURL_POLL_REMOVE) {
-        curl_multi_assign(f->multi, fd, NULL);
+        api.multi_assign(f->multi, fd, NULL);
         free(x);
         return 0;
     }
     if (!x) {
         x = xcalloc(1, sizeof(*x));
         x->f = f;
-        curl_multi_assign(f->multi, fd, x);
+        api.multi_assign(f->multi, fd, x);
     }
     ev_io_init(&x->io, on_socket_event, fd, events);
     x->io.data = x;
@@ -325,26 +352,48 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
 
 /* ---- the fetcher ----------------------------------------------------------------------------- */
 
+static int load_api(struct err *e)
+{
+    static int loaded;
+    void *lib = loaded ? NULL : dlopen(LIBCURL, RTLD_NOW | RTLD_LOCAL);
+
+    if (loaded) {
+        return 0;
+    }
+    if (!lib) {
+        return err_set(e, ERR_UNSUPPORTED, "cannot load " LIBCURL ": %s", dlerror());
+    }
+#define X(name)                                                                                    \
+    *(void **)(void *)&api.name = dlsym(lib, "curl_" #name);                                       \
+    if (!api.name) {                                                                               \
+        return err_set(e, ERR_UNSUPPORTED, LIBCURL " has no curl_" #name);                         \
+    }
+    API(X)
+#undef X
+    if (api.global_init(CURL_GLOBAL_DEFAULT)) {
+        return err_set(e, ERR_INTERNAL, "cannot start libcurl");
+    }
+    loaded = 1;
+    return 0;
+}
+
 int fetcher_new(struct ev_loop *loop, const struct fetch_opts *o, struct fetcher **ret,
                 struct err *e)
 {
-    static int initialised;
-
-    if (!initialised && curl_global_init(CURL_GLOBAL_DEFAULT)) {
-        return err_set(e, ERR_INTERNAL, "cannot start libcurl");
+    if (load_api(e)) {
+        return -1;
     }
-    initialised = 1;
     _cleanup_(fetcher_freep) struct fetcher *f = xcalloc(1, sizeof(*f));
     f->loop = loop;
     f->o = *o;
     f->ca_file = o->ca_file && *o->ca_file ? xstrdup(o->ca_file) : NULL;
     ev_init(&f->timer, on_timer);
     f->timer.data = f;
-    f->multi = curl_multi_init();
-    if (!f->multi || curl_multi_setopt(f->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket) ||
-        curl_multi_setopt(f->multi, CURLMOPT_SOCKETDATA, f) ||
-        curl_multi_setopt(f->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer) ||
-        curl_multi_setopt(f->multi, CURLMOPT_TIMERDATA, f)) {
+    f->multi = api.multi_init();
+    if (!f->multi || api.multi_setopt(f->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket) ||
+        api.multi_setopt(f->multi, CURLMOPT_SOCKETDATA, f) ||
+        api.multi_setopt(f->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer) ||
+        api.multi_setopt(f->multi, CURLMOPT_TIMERDATA, f)) {
         return err_set(e, ERR_INTERNAL, "cannot start libcurl");
     }
     *ret = TAKE_PTR(f);
@@ -360,7 +409,7 @@ void fetcher_free(struct fetcher *f)
         get_free(f->gets);
     }
     if (f->multi) {
-        curl_multi_cleanup(f->multi);
+        api.multi_cleanup(f->multi);
     }
     ev_timer_stop(f->loop, &f->timer);
     while (f->failures) {

@@ -80,7 +80,8 @@ static void on_done(void *arg, const struct fetch_result *r, const struct err *w
 
 /* ---- hooks ----------------------------------------------------------------------------------- */
 
-static int started(struct shell *sh)
+/* Made when it is first needed. NULL: it cannot be, which is logged. */
+static struct fetcher *fetcher_of(struct shell *sh)
 {
     const struct config *c = shell_config(sh);
     const struct fetch_opts o = {.timeout_ms = (int)config_int(c, "collateral-timeout-ms"),
@@ -88,15 +89,15 @@ static int started(struct shell *sh)
                                  .ca_file = config_str(c, "collateral-ca"),
                                  .done = on_done,
                                  .arg = sh};
-    struct fetcher *f;
+    struct fetcher *f = shell_priv(sh);
     struct err e = {0};
 
-    if (fetcher_new(shell_loop(sh), &o, &f, &e)) {
+    if (!f && fetcher_new(shell_loop(sh), &o, &f, &e)) {
         log_err(LOG_ERROR, "collateral.start", &e);
-        return -1;
+        return NULL;
     }
     shell_set_priv(sh, f);
-    return 0;
+    return f;
 }
 
 static void fetch(struct shell *sh, const struct need *n)
@@ -104,9 +105,10 @@ static void fetch(struct shell *sh, const struct need *n)
     const char *base = verifier_base_url(shell_config(sh), n->source);
     char url[FETCH_URL_MAX + 64], name[FETCH_NAME_MAX + 1];
     size_t len = strlen(base);
+    struct fetcher *f = len ? fetcher_of(sh) : NULL;
     struct err e = {0};
 
-    if (!len) {
+    if (!f) {
         return;
     }
     name_of(n, name);
@@ -116,7 +118,7 @@ static void fetch(struct shell *sh, const struct need *n)
         snprintf(url, sizeof(url), "%.*s/%s", (int)(base[len - 1] == '/' ? len - 1 : len), base,
                  n->path);
     }
-    if (fetcher_get(shell_priv(sh), name, url, &e) && e.code != ERR_BUSY) {
+    if (fetcher_get(f, name, url, &e) && e.code != ERR_BUSY) {
         log_err(LOG_WARN, "collateral.fetch", &e);
     }
 }
@@ -139,5 +141,4 @@ static int act(struct shell *sh, int kind, struct bytes data)
 const struct shell_hooks verifier_hooks = {
     .about = "Appraises the evidence of confidential VMs and signs verdicts.",
     .act = act,
-    .started = started,
 };
