@@ -132,7 +132,7 @@ struct vm_place {
 /* The host: where its kernel tells about it, and what this process may have of it. */
 struct vm_host {
     const char *sys, *proc; /* "/sys", "/proc" but in tests */
-    int root;               /* may raise limits */
+    int raises;             /* may raise limits */
     uint8_t allowed[VM_CPUS_MAX / 8];
 };
 void vm_host_here(struct vm_host *ret);

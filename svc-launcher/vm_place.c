@@ -1,8 +1,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 
 #include "svc-launcher/vm.h"
 
@@ -131,11 +133,21 @@ static int base_cpus(const struct vm_host *h, const struct vm_options *o, const 
                                    (long long)spec->numa_node);
 }
 
+/* There are systems whose root may not. */
+static int may_raise_limits(void)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2] = {{0}};
+
+    return syscall(SYS_capget, &head, data) == 0 &&
+           (data[CAP_TO_INDEX(CAP_SYS_RESOURCE)].effective & CAP_TO_MASK(CAP_SYS_RESOURCE)) != 0;
+}
+
 void vm_host_here(struct vm_host *ret)
 {
     cpu_set_t cpus;
 
-    *ret = (struct vm_host){.sys = "/sys", .proc = "/proc", .root = geteuid() == 0};
+    *ret = (struct vm_host){.sys = "/sys", .proc = "/proc", .raises = may_raise_limits()};
     if (sched_getaffinity(0, sizeof(cpus), &cpus) < 0) {
         memset(ret->allowed, 0xff, sizeof(ret->allowed));
         return;
@@ -329,7 +341,7 @@ static int check_pages(const struct vm_host *h, uint32_t mib, const struct vm_pl
                        struct err *e)
 {
     const char *size = p->hugepage_mib == 2 ? "2MiB" : "1GiB";
-    char sub[64], expected[96], where[64] = "";
+    char sub[64], expected[160], where[64] = "";
 
     if (p->hugepage_mib == 0 || p->hugepage_mib == VM_HUGE_DEFAULT) {
         return 0;
@@ -382,7 +394,7 @@ static int check_lock(const struct vm_host *h, const struct spec *spec, uint32_t
     if (getrlimit(RLIMIT_MEMLOCK, &limit) < 0) {
         return err_errno(e, "RLIMIT_MEMLOCK");
     }
-    if (!h->root && limit.rlim_max != RLIM_INFINITY && limit.rlim_max >> 20 < need) {
+    if (!h->raises && limit.rlim_max != RLIM_INFINITY && limit.rlim_max >> 20 < need) {
         snprintf(expected, sizeof(expected), "RLIMIT_MEMLOCK of at least %llu MiB",
                  (unsigned long long)need);
         return err_refuse(e, ERR_DENIED, clause, expected, "%llu MiB",

@@ -170,6 +170,56 @@ static void test_scratch(void **state)
                    "launch.disks[4].name: expected one that no other disk has, got scratch ");
 }
 
+/* A process of the host has none of what only a VM can have of it, and a job that asks is told so.
+ */
+static void test_needs_vm(void **state)
+{
+    static const struct {
+        const char *field, *clause;
+    } cases[] = {{"scratch: 16MiB", "spec.resources.scratch"},
+                 {"lockMemory: true", "spec.resources.lockMemory"},
+                 {"hugepages: 2MiB", "spec.resources.hugepages"},
+                 {"numaNode: 0", "spec.resources.numaNode"},
+                 {"cpuPinning: true", "spec.resources.cpuPinning"},
+                 {"scratch: 0", NULL}};
+    _cleanup_jkey_ struct jkey *key = NULL;
+
+    (void)state;
+    assert_int_equal(jkey_generate(&key, NULL), 0);
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        _cleanup_spec_ struct spec *spec = NULL;
+        _cleanup_free_ char *jws = NULL;
+        _cleanup_buf_ struct buf b = BUF_INIT(WORKER_LAUNCH_MAX_BYTES);
+        _cleanup_(worker_launch_freep) struct worker_launch *l = NULL;
+        Coffer__V1__LaunchConfig c = COFFER__V1__LAUNCH_CONFIG__INIT;
+        struct err e = {0};
+        _cleanup_free_ char *yaml = xasprintf(
+            "apiVersion: coffer/v1\nkind: Job\nmetadata: {name: t}\n"
+            "workload: {image: \"sha256:" DIGEST "\", encrypted: false}\nresources: {%s}\n",
+            cases[i].field);
+        assert_int_equal(spec_from_yaml("t.yaml", BYTES_STR(yaml), key, &spec, &e), 0);
+        assert_int_equal(spec_sign(spec, key, &jws, &e), 0);
+        c.job = spec->job_id;
+        c.attempt = 1;
+        c.spec_jws = jws;
+        c.tee = (char *)"sample";
+        c.store_path = (char *)"/store";
+        c.work_dir = (char *)"/work";
+        assert_int_equal(buf_reserve(&b, coffer__v1__launch_config__get_packed_size(&c), &e), 0);
+        b.n += coffer__v1__launch_config__pack(&c, b.p);
+        int rc = worker_launch_parse(buf_bytes(&b), 0, &l, &e);
+        if (!cases[i].clause) {
+            assert_int_equal(rc, 0);
+            continue;
+        }
+        assert_int_equal(rc, -1);
+        assert_int_equal(e.code, ERR_UNSUPPORTED);
+        assert_string_equal(e.clause, cases[i].clause);
+        assert_string_equal(e.expected, "a VM to have it in");
+        assert_string_equal(e.actual, "a process of the host");
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -179,6 +229,7 @@ int main(void)
         cmocka_unit_test_setup(test_bytes, setup),
         cmocka_unit_test_setup(test_list, setup),
         cmocka_unit_test_setup(test_scratch, setup),
+        cmocka_unit_test_setup(test_needs_vm, setup),
     };
 
     return cmocka_run_group_tests_name("launch", tests, NULL, NULL);

@@ -111,8 +111,9 @@ static int start_crypt(struct scratch *s, uint64_t sectors, struct err *e)
 
 static int run_mkfs(char *const argv[], struct err *e)
 {
-    /* Zeros are to be written, not left out: what was not written does not authenticate. */
-    char *const env[] = {(char *)"UNIX_IO_NOZEROOUT=1", (char *)"MKE2FS_CONFIG=/dev/null", NULL};
+    /* Zeros are to be written, not left out: what was not written does not authenticate. Without a
+     * file of settings, what it was built with holds. */
+    char *const env[] = {(char *)"UNIX_IO_NOZEROOUT=1", (char *)"MKE2FS_CONFIG=/nowhere", NULL};
     posix_spawn_file_actions_t actions;
     char said[512] = "";
     size_t n = 0;
@@ -147,8 +148,10 @@ static int run_mkfs(char *const argv[], struct err *e)
     }
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
     }
-    said[strcspn(said, "\n")] = '\0';
-    return status == 0 ? 0 : err_set(e, ERR_IO, "scratch: mke2fs: %.200s", said);
+    const char *words = said + strspn(said, "\n");
+    return status == 0 ? 0
+                       : err_set(e, ERR_IO, "scratch: mke2fs: %.*s",
+                                 (int)strnlen(words, strcspn(words, "\n")), words);
 }
 
 int scratch_make_image(const char *image, uint64_t bytes, uint32_t id, struct err *e)
