@@ -42,11 +42,11 @@ YAML
 # job IMAGE ARGS: a spec on standard output.
 job() {
     local output='[{path: attempts.txt, type: text/plain}]'
-    TIMEOUT=240s JOB_IMAGE=$(cat "$WORK/image-$1") ARGS=$2 DATASETS="[{id: \"$DATASET\", mount: /data/set}]" FILES=$output GATE='gate: {maxVerbatimPercent: 1}' job_yaml |
-        sed -e "s|^  args: |  env: $(env_yaml | tr '\n' ' ')\n  args: |" -e 's|cpu: 500m|cpu: "1"|'
+    TIMEOUT=600s JOB_IMAGE=$(cat "$WORK/image-$1") ARGS=$2 DATASETS="[{id: \"$DATASET\", mount: /data/set}]" FILES=$output GATE='gate: {maxVerbatimPercent: 1}' job_yaml |
+        sed -e "s|^  args: |  env: $(env_yaml | tr '\n' ' ')\n  args: |" -e 's|cpu: 500m|cpu: "1", scratch: 16MiB|'
 }
 
-start_dev --set launcher.slots=2,launcher.cpu-millis=4000,launcher.memory-bytes=4294967296
+start_dev --set launcher.slots=2,launcher.cpu-millis=4000,launcher.memory-bytes=4294967296,launcher.vm-scratch-max-bytes=67108864
 PORT=$(jq -r .nats_url "$DATA/client/profile.json" | sed 's/.*://')
 set_up
 
@@ -96,7 +96,7 @@ found '^mount /: '
 say "every attempt"
 start=$(date +%s%N)
 job all '["/bin/escape-vm", "all", "/output/attempts.txt"]' >"$WORK/job.yaml"
-timeout 300 coffer run "$WORK/job.yaml" --json --out "$WORK/out" >"$WORK/run.json" 2>"$WORK/run.err" || {
+timeout 660 coffer run "$WORK/job.yaml" --json --out "$WORK/out" >"$WORK/run.json" 2>"$WORK/run.err" || {
     cat "$WORK/run.json" "$WORK/run.err" >&2
     fail "the job that tries everything did not end well"
 }
@@ -114,7 +114,7 @@ job node '["/bin/escape-vm", "all", "/output/attempts.txt"]' >"$WORK/job.yaml"
 node=$(coffer submit "$WORK/job.yaml")
 # ended JOB CLAUSE EXPECTED ACTUAL: it failed for that, in its one attempt, by the worker's own words.
 ended() {
-    wait_state "$1" 100 failed
+    wait_state "$1" 200 failed
     coffer explain "$1" --json >"$WORK/explain.json"
     jq -e --arg c "$2" --arg e "$3" --arg a "$4" '.state == "failed" and .reason.by == "worker" and
         .reason.clause == $c and .reason.expected == $e and .reason.actual == $a' "$WORK/explain.json" >/dev/null || {

@@ -40,7 +40,7 @@ static const char *output(void)
 static void make_nodes(mode_t kind, const char *what)
 {
     static const unsigned minors[] = {0, 1, 2, 3, 4, 11, 63, 64, 183, 200, 224, 228, 229, 232, 237};
-    const char *const dirs[] = {"/tmp", "/dev", "/dev/shm", output(), dataset(), "/"};
+    const char *const dirs[] = {"/tmp", "/dev", "/dev/shm", "/scratch", output(), dataset(), "/"};
     char path[128], name[160];
 
     for (size_t d = 0; d < COUNT(dirs); d++) {

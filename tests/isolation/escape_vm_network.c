@@ -24,7 +24,7 @@
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 #define CONNECT_US 300000
 #define ANSWER_MS 300
-#define SCAN_SECONDS 120 /* 5 where nothing else runs */
+#define SCAN_SECONDS 300 /* a few where nothing else runs */
 #define FAMILIES 64
 #define TYPES 11
 
