@@ -4,6 +4,8 @@
 #ifndef COFFER_TESTS_ISOLATION_ESCAPE_VM_H
 #define COFFER_TESTS_ISOLATION_ESCAPE_VM_H
 
+#include <stddef.h>
+
 #include "tests/isolation/escape.h"
 
 /* Environment, besides that of escape.h:

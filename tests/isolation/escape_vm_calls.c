@@ -325,8 +325,7 @@ static const char *const commands[] = {
     "echo x >$ESCAPE_DATASET/new",
     /* what must work for the attempt to be one says 0 if it does not */
     "cp /bin/busybox /scratch/true || exit 0; /scratch/true || exit 1",
-    "echo x >/scratch/x && chmod 4755 /scratch/x || exit 0; mount -o remount,suid,exec,dev "
-    "/scratch",
+    "touch /scratch/x && chmod 4755 /scratch/x || exit 0; mount -o remount,suid,dev /scratch",
     "dd if=/dev/zero of=/scratch/full bs=1M count=64",
     "umount /scratch",
     "test -f /proc/sysrq-trigger && echo b >/proc/sysrq-trigger",
