@@ -10,6 +10,7 @@
 /* --- decryptfs_tar.c: the headers of a tar stream --- */
 
 /* Where plaintext is read from. */
+#define DFS_MORE_THREADS 1 /* beside those that answer: the one that scans */
 struct dfs_source {
     uint64_t bytes;
     /* Exactly n bytes at offset, all of them below `bytes`. */
