@@ -47,7 +47,10 @@ inventory() {
     find /run /dev/shm -mindepth 1 -maxdepth 1 -printf 'file %p\n' 2>/dev/null
     grep -F -- "$WORK" /proc/net/unix | sed 's/.* \([^ ]*:\)\? [0-9]* //' | sed 's/^/socket /'
     awk '{ print "mount", $1, $5 }' /proc/self/mountinfo
-    find /sys/fs/cgroup -type d -printf 'cgroup %p\n' 2>/dev/null
+    # Sandboxes have cgroups with their job's name; whose jobs run here as processes are others'.
+    find /sys/fs/cgroup -type d -printf 'cgroup %p\n' 2>/dev/null |
+        awk -v jobs="$(coffer ps -a --limit 500 --json | jq -r '.jobs[].job' | tr '\n' ' ')" \
+            '!match($0, /coffer-box-[a-z0-9]+/) || index(jobs, substr($0, RSTART + 11, RLENGTH - 11))'
     find /sys/fs/fuse/connections -mindepth 1 -maxdepth 1 -printf 'fuse %p\n' 2>/dev/null
     printf 'interface %s\n' /sys/class/net/*
     awk 'FNR > 1 { print "sysv", FILENAME, $2 }' /proc/sysvipc/shm /proc/sysvipc/sem /proc/sysvipc/msg
@@ -139,6 +142,7 @@ everything >"$WORK/before"
 # What is planted is seen: this test can fail.
 sleep 60 &
 planted=$!
+until grep -qsaF -- "$WORK" "/proc/$planted/environ"; do sleep 0.05; done
 mkdir "$DATA/launcher/cvm/planted" "$WORK/planted"
 mount -t tmpfs planted "$WORK/planted"
 everything | LC_ALL=C comm -13 "$WORK/before" - >"$WORK/seen"
