@@ -5,7 +5,9 @@
 #include <getopt.h>
 #include <openssl/evp.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -20,8 +22,9 @@
 struct ask {
     uint64_t bytes;
     uint32_t chunk_bytes;
-    const char *cipher, *tmp;
-    double seconds; /* of a random run */
+    const char *cipher;
+    const char *tmp; /* NULL: a tmpfs of its own */
+    double seconds;  /* of a random run */
     size_t reps;
     int no_gocryptfs;
     struct dfs_options dfs;
@@ -30,6 +33,7 @@ struct ask {
 /* What one file system gave in one repetition. */
 struct figures {
     double seq_mib_s;   /* from beginning to end, page cache empty */
+    double seq_cpu_s;   /* of the reader and the file system's process meanwhile, per GiB */
     double again_mib_s; /* opened and read once more */
     double random_iops; /* for some seconds, page cache empty at first */
     double once_iops;   /* a sixteenth of all pages, each once, page cache empty at first */
@@ -131,35 +135,59 @@ static void dfs_down(struct sealed_fs *fs)
     close(fs->fd);
 }
 
-static int run(const char *const argv[])
+static pid_t start(const char *const argv[])
 {
-    int status = -1;
     pid_t pid = fork();
 
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         execvp(argv[0], (char *const *)(uintptr_t)argv);
         _exit(127);
     }
+    return pid;
+}
+
+static int run(const char *const argv[])
+{
+    int status = -1;
+    pid_t pid = start(argv);
+
     while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR) {
     }
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-static void gocryptfs_up(const struct bench *b, int ro)
+static dev_t device_of(const char *path)
 {
-    const char *const argv[] = {"gocryptfs",        "-q",     "-nosyslog", "-extpass", "echo bench",
-                                ro ? "-ro" : "-rw", b->crypt, b->mount,    NULL};
+    struct stat st;
 
-    if (run(argv) != 0) {
-        bench_fail("gocryptfs", "could not be mounted");
-    }
+    return stat(path, &st) == 0 ? st.st_dev : 0;
 }
 
-static void gocryptfs_down(const struct bench *b)
+/* In the foreground, so that it is a child whose time can be read. */
+static pid_t gocryptfs_up(const struct bench *b, int ro)
+{
+    const char *const argv[] = {
+        "gocryptfs",        "-q",     "-fg",    "-nosyslog", "-extpass", "echo bench",
+        ro ? "-ro" : "-rw", b->crypt, b->mount, NULL};
+    dev_t before = device_of(b->mount);
+    pid_t pid = start(argv);
+
+    for (int i = 0; i < 1000 && device_of(b->mount) == before; i++) {
+        usleep(10000);
+        if (pid < 0 || waitpid(pid, NULL, WNOHANG) != 0) {
+            bench_fail("gocryptfs", "could not be mounted");
+        }
+    }
+    return pid;
+}
+
+static void gocryptfs_down(const struct bench *b, pid_t pid)
 {
     if (umount2(b->mount, 0) < 0 && umount2(b->mount, MNT_DETACH) < 0) {
         bench_fail("umount", strerror(errno));
     }
+    kill_and_wait(pid, SIGTERM);
 }
 
 static int gocryptfs_make(const struct bench *b)
@@ -172,12 +200,31 @@ static int gocryptfs_make(const struct bench *b)
     if (run(init) != 0) {
         return -1;
     }
-    gocryptfs_up(b, 0);
+    pid_t pid = gocryptfs_up(b, 0);
     if (run(copy) != 0) {
         bench_fail("cp", "into gocryptfs");
     }
-    gocryptfs_down(b);
+    gocryptfs_down(b, pid);
     return 0;
+}
+
+/* This process has one child then. */
+static pid_t only_child(void)
+{
+    char path[64], text[32] = {0};
+
+    snprintf(path, sizeof(path), "/proc/self/task/%d/children", (int)getpid());
+    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 ? (pid_t)atoi(text) : 0;
+}
+
+static void read_first(const struct bench *b, const char *path, pid_t server, struct figures *f)
+{
+    double before = process_cpu_s(server) + thread_cpu_s();
+
+    f->seq_mib_s = read_all(path, b->ask.bytes);
+    f->seq_cpu_s =
+        (process_cpu_s(server) + thread_cpu_s() - before) / ((double)b->ask.bytes / (1 << 30));
 }
 
 /* Mounted anew before each, so that the page cache of the file is empty. */
@@ -185,16 +232,18 @@ static struct figures measure(const struct bench *b, int ours)
 {
     _cleanup_free_ char *path = xasprintf("%s/0", b->mount);
     struct sealed_fs fs;
-    struct figures f;
+    struct figures f = {0};
+    pid_t server;
 
     for (int part = 0; part < 3; part++) {
         if (ours) {
             dfs_up(b, &fs);
+            server = only_child();
         } else {
-            gocryptfs_up(b, 1);
+            server = gocryptfs_up(b, 1);
         }
         if (part == 0) {
-            f.seq_mib_s = read_all(path, b->ask.bytes);
+            read_first(b, path, server, &f);
             f.again_mib_s = read_all(path, b->ask.bytes);
         } else if (part == 1) {
             f.random_iops = read_random(path, b->ask.bytes, b->ask.seconds);
@@ -204,7 +253,7 @@ static struct figures measure(const struct bench *b, int ours)
         if (ours) {
             dfs_down(&fs);
         } else {
-            gocryptfs_down(b);
+            gocryptfs_down(b, server);
         }
     }
     return f;
@@ -242,15 +291,30 @@ static double bare_mib_s(const struct ask *a)
 /* ---- the whole --------------------------------------------------------------------------------
  */
 
+/* Gigabytes in memory must not outlive the bench, however it ends: a tmpfs in its own namespace. */
+static void own_tmpfs(const struct bench *b)
+{
+    char options[64];
+
+    snprintf(options, sizeof(options), "mode=700,size=%llu",
+             (unsigned long long)(b->ask.bytes * 3 + b->ask.bytes / 8 + (64u << 20)));
+    if (mount("bench", b->dir, "tmpfs", MS_NOSUID | MS_NODEV, options) < 0) {
+        bench_fail("tmpfs", strerror(errno));
+    }
+}
+
 static void prepare(struct bench *b)
 {
     _cleanup_buf_ struct buf prefix = BUF_INIT(SEAL_HEADER_MAX_BYTES + 64);
     _cleanup_jkey_ struct jkey *owner = NULL;
     static uint8_t block[IO_BYTES];
 
-    snprintf(b->dir, sizeof(b->dir), "%.60s/coffer-bench.XXXXXX", b->ask.tmp);
+    snprintf(b->dir, sizeof(b->dir), "%.60s/coffer-bench.XXXXXX", b->ask.tmp ? b->ask.tmp : "/tmp");
     if (!mkdtemp(b->dir)) {
         bench_fail(b->dir, strerror(errno));
+    }
+    if (!b->ask.tmp) {
+        own_tmpfs(b);
     }
     b->plain = xasprintf("%s/plain", b->dir);
     b->sealed = xasprintf("%s/sealed", b->dir);
@@ -278,6 +342,7 @@ static void prepare(struct bench *b)
 static void finish(struct bench *b)
 {
     (void)umount2(b->mount, MNT_DETACH);
+    (void)umount2(b->dir, MNT_DETACH);
     remove_tree(b->dir);
     secret_free(b->key);
     free(b->plain);
@@ -299,10 +364,10 @@ static double middle(const struct figures *v, size_t n, size_t offset)
 
 static void print(const char *name, const struct figures *v, size_t n)
 {
-    printf("%-10s sequential %6.0f MiB/s, again %6.0f MiB/s, random 4 KiB %7.0f/s, each page once "
-           "%7.0f/s\n",
-           name, MIDDLE(v, n, seq_mib_s), MIDDLE(v, n, again_mib_s), MIDDLE(v, n, random_iops),
-           MIDDLE(v, n, once_iops));
+    printf("%-10s sequential %6.0f MiB/s (%.2f s of CPU per GiB), again %6.0f MiB/s, random 4 KiB "
+           "%7.0f/s, each page once %7.0f/s\n",
+           name, MIDDLE(v, n, seq_mib_s), MIDDLE(v, n, seq_cpu_s), MIDDLE(v, n, again_mib_s),
+           MIDDLE(v, n, random_iops), MIDDLE(v, n, once_iops));
 }
 
 static void report(const struct bench *b, const struct figures *ours, const struct figures *theirs,
@@ -318,14 +383,16 @@ static void report(const struct bench *b, const struct figures *ours, const stru
         print("gocryptfs", theirs, n);
     }
     printf("{\"mib\":%llu,\"cipher\":\"%s\",\"chunk_bytes\":%u,\"sequential_mib_s\":%.0f,"
-           "\"random_4k_s\":%.0f,\"sequential_to_aes_gcm\":%.2f",
-           (unsigned long long)(b->ask.bytes >> 20), b->ask.cipher, b->ask.chunk_bytes, seq, iops,
-           seq / alone);
+           "\"sequential_cpu_s_gib\":%.3f,\"random_4k_s\":%.0f,\"sequential_to_aes_gcm\":%.2f",
+           (unsigned long long)(b->ask.bytes >> 20), b->ask.cipher, b->ask.chunk_bytes, seq,
+           MIDDLE(ours, n, seq_cpu_s), iops, seq / alone);
     if (theirs) {
-        printf(",\"sequential_to_gocryptfs\":%.2f,\"random_4k_to_gocryptfs\":%.2f,"
+        printf(",\"sequential_to_gocryptfs\":%.2f,\"sequential_cpu_to_gocryptfs\":%.2f,\"random_4k_"
+               "to_gocryptfs\":%.2f,"
                "\"once_4k_to_gocryptfs\":%.2f",
-               seq / MIDDLE(theirs, n, seq_mib_s), iops / MIDDLE(theirs, n, random_iops),
-               once / MIDDLE(theirs, n, once_iops));
+               seq / MIDDLE(theirs, n, seq_mib_s),
+               MIDDLE(theirs, n, seq_cpu_s) / MIDDLE(ours, n, seq_cpu_s),
+               iops / MIDDLE(theirs, n, random_iops), once / MIDDLE(theirs, n, once_iops));
     }
     printf("}\n");
 }
@@ -356,7 +423,6 @@ static struct ask parse(int argc, char **argv)
     struct ask a = {.bytes = 1ull << 30,
                     .chunk_bytes = SEAL_CHUNK_DEFAULT_BYTES,
                     .cipher = "AES-256-GCM",
-                    .tmp = "/dev/shm",
                     .seconds = 6,
                     .reps = 3};
     int c;
@@ -371,7 +437,7 @@ static struct ask parse(int argc, char **argv)
             a.reps = v;
             break;
         case 's':
-            a.seconds = (double)v;
+            a.seconds = strtod(optarg, NULL);
             break;
         case 'c':
             a.cipher = optarg;
@@ -425,6 +491,7 @@ int main(int argc, char **argv)
     }
     prepare(&b);
     int both = !b.ask.no_gocryptfs && gocryptfs_make(&b) == 0;
+    (void)unlink(b.plain);
     for (size_t i = 0; i < b.ask.reps; i++) {
         bare[i] = bare_mib_s(&b.ask);
         ours[i] = measure(&b, 1);

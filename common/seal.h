@@ -77,11 +77,11 @@ int seal_reader_fd(const struct seal_reader *r);        /* as given; borrowed */
 int seal_reader_pread(struct seal_reader *r, void *out, size_t n, uint64_t offset, size_t *ret_n,
                       struct err *e);
 /* Opens `n` chunks from `first` on, for several threads at once: nothing of the reader changes, and
- * each thread brings a sealer of its own (sealer_new with this header) and `sealed`, room for n
- * chunks with their tags, which is overwritten. `out` has room for n chunks; *ret_n says how much
- * was written: less than n chunks only at the end. On an error nothing in `out` is to be used. */
+ * each thread brings a sealer of its own (sealer_new with this header). `out` has room for n chunks
+ * and nobody else sees it meanwhile, since they are opened in place; *ret_n says how much was
+ * written: less than n chunks only at the end. On an error nothing in `out` is to be used. */
 int seal_reader_open_chunks(const struct seal_reader *r, struct sealer *own, uint64_t first,
-                            size_t n, uint8_t *sealed, uint8_t *out, size_t *ret_n, struct err *e);
+                            size_t n, uint8_t *out, size_t *ret_n, struct err *e);
 void seal_reader_free(struct seal_reader *r);
 DEFINE_CLEANUP(struct seal_reader *, seal_reader_free);
 

@@ -118,8 +118,6 @@ int sealer_seal(struct sealer *s, uint64_t index, int final, struct bytes plain,
 int sealer_open(struct sealer *s, uint64_t index, int final, struct bytes sealed, uint8_t *out,
                 struct err *e)
 {
-    uint8_t nonce[NONCE_BYTES], tag[SEAL_TAG_BYTES];
-    int n = 0, rest = 0;
     size_t plain;
 
     if (sealed.n < SEAL_TAG_BYTES) {
@@ -127,14 +125,24 @@ int sealer_open(struct sealer *s, uint64_t index, int final, struct bytes sealed
                        (unsigned long long)index, SEAL_TAG_BYTES, sealed.n);
     }
     plain = sealed.n - SEAL_TAG_BYTES;
+    return sealer_open_apart(s, index, final, BYTES(sealed.p, plain), sealed.p + plain, out, e);
+}
+
+int sealer_open_apart(struct sealer *s, uint64_t index, int final, struct bytes cipher,
+                      const uint8_t tag[SEAL_TAG_BYTES], uint8_t *out, struct err *e)
+{
+    uint8_t nonce[NONCE_BYTES], expected[SEAL_TAG_BYTES];
+    const size_t plain = cipher.n;
+    int n = 0, rest = 0;
+
     if (check_size(s, index, final, plain, e) < 0) {
         return -1;
     }
     make_nonce(index, final, nonce);
-    memcpy(tag, sealed.p + plain, SEAL_TAG_BYTES);
+    memcpy(expected, tag, SEAL_TAG_BYTES);
     if (!EVP_DecryptInit_ex(s->open, NULL, NULL, NULL, nonce) ||
-        !EVP_CIPHER_CTX_ctrl(s->open, EVP_CTRL_AEAD_SET_TAG, SEAL_TAG_BYTES, tag) ||
-        (plain && !EVP_DecryptUpdate(s->open, out, &n, sealed.p, (int)plain))) {
+        !EVP_CIPHER_CTX_ctrl(s->open, EVP_CTRL_AEAD_SET_TAG, SEAL_TAG_BYTES, expected) ||
+        (plain && !EVP_DecryptUpdate(s->open, out, &n, cipher.p, (int)plain))) {
         return err_set(e, ERR_INTERNAL, "sealed chunk %llu: could not be decrypted",
                        (unsigned long long)index);
     }

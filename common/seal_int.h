@@ -12,4 +12,8 @@ int seal_write_all(int fd, const void *p, size_t n, const char *what, struct err
 /* Reads until n bytes are there or the input ends; *ret_n says how many. */
 int seal_read_full(int fd, void *p, size_t n, const char *what, size_t *ret_n, struct err *e);
 
+/* sealer_open with the tag apart from the ciphertext; `out` may be where the ciphertext is. */
+int sealer_open_apart(struct sealer *s, uint64_t index, int final, struct bytes cipher,
+                      const uint8_t tag[SEAL_TAG_BYTES], uint8_t *out, struct err *e);
+
 #endif

@@ -443,13 +443,49 @@ static void random_access(void **state)
     assert_non_null(strstr(e.msg, "sealed chunk 3"));
 }
 
+/* More chunks than are read with one call, in place; a changed one among them is found. */
+static void many_chunks(void **state)
+{
+    _cleanup_sealed_ struct sealed s = seal_bytes("AES-256-GCM", 150 * CHUNK + 1);
+    _cleanup_(seal_reader_freep) struct seal_reader *r = NULL;
+    _cleanup_(sealer_freep) struct sealer *own = NULL;
+    _cleanup_free_ uint8_t *out = xmalloc(151 * CHUNK);
+    struct err e = {0};
+    size_t n = 0;
+
+    (void)state;
+    assert_int_equal(seal_reader_open(s.fd, s.key, &r, &e), 0);
+    assert_int_equal(sealer_new(seal_reader_header(r), s.key, &own, &e), 0);
+    for (uint64_t first = 0; first < 151; first += 25) {
+        assert_int_equal(seal_reader_open_chunks(r, own, first, 200, out, &n, &e), 0);
+        assert_int_equal(n, (150 - first) * CHUNK + 1);
+        assert_memory_equal(out, s.plain + first * CHUNK, n);
+    }
+    for (uint64_t i = 3; i < 151; i += 49) {
+        char text[40];
+        flip(&s, s.prefix_bytes + i * SEALED_CHUNK);
+        memset(out, 0, 151 * CHUNK);
+        assert_int_equal(seal_reader_open_chunks(r, own, 0, 151, out, &n, &e), -1);
+        assert_int_equal(e.code, ERR_BAD_SIGNATURE);
+        snprintf(text, sizeof(text), "sealed chunk %llu%s: does not open", (unsigned long long)i,
+                 i == 150 ? " (last)" : "");
+        assert_non_null(strstr(e.msg, text));
+        assert_memory_not_equal(out + i * CHUNK, s.plain + i * CHUNK, i == 150 ? 1 : CHUNK);
+        flip(&s, s.prefix_bytes + i * SEALED_CHUNK);
+    }
+    assert_int_equal(ftruncate(s.fd, (off_t)(s.prefix_bytes + 100 * SEALED_CHUNK + 7)), 0);
+    assert_int_equal(seal_reader_open_chunks(r, own, 0, 151, out, &n, &e), -1);
+    assert_int_equal(e.code, ERR_INVALID);
+    assert_non_null(strstr(e.msg, "is cut off inside chunk 100"));
+}
+
 /* A disk is longer than the file on it. */
 static void sized(void **state)
 {
     _cleanup_sealed_ struct sealed s = seal_bytes("AES-256-GCM", 3 * CHUNK + 9);
     _cleanup_(seal_reader_freep) struct seal_reader *r = NULL;
     _cleanup_(sealer_freep) struct sealer *own = NULL;
-    _cleanup_free_ uint8_t *sealed = xmalloc(4 * SEALED_CHUNK), *out = xmalloc(4 * CHUNK);
+    _cleanup_free_ uint8_t *out = xmalloc(4 * CHUNK);
     struct err e = {0};
     size_t n = 0;
 
@@ -461,14 +497,14 @@ static void sized(void **state)
     }
     assert_int_equal(seal_reader_size(r), s.plain_n);
     assert_int_equal(sealer_new(seal_reader_header(r), s.key, &own, &e), 0);
-    assert_int_equal(seal_reader_open_chunks(r, own, 1, 4, sealed, out, &n, &e), 0);
+    assert_int_equal(seal_reader_open_chunks(r, own, 1, 4, out, &n, &e), 0);
     assert_int_equal(n, 2 * CHUNK + 9);
     assert_memory_equal(out, s.plain + CHUNK, n);
-    assert_int_equal(seal_reader_open_chunks(r, own, 4, 1, sealed, out, &n, &e), 0);
+    assert_int_equal(seal_reader_open_chunks(r, own, 4, 1, out, &n, &e), 0);
     assert_int_equal(n, 0);
     flip(&s, s.prefix_bytes + 2 * SEALED_CHUNK);
-    assert_int_equal(seal_reader_open_chunks(r, own, 0, 2, sealed, out, &n, &e), 0);
-    assert_int_equal(seal_reader_open_chunks(r, own, 0, 3, sealed, out, &n, &e), -1);
+    assert_int_equal(seal_reader_open_chunks(r, own, 0, 2, out, &n, &e), 0);
+    assert_int_equal(seal_reader_open_chunks(r, own, 0, 3, out, &n, &e), -1);
     assert_int_equal(e.code, ERR_BAD_SIGNATURE);
 
     static const uint64_t wrong[] = {0, 5, 100, UINT64_MAX};
@@ -546,7 +582,8 @@ int main(void)
         cmocka_unit_test(truncation),      cmocka_unit_test(chunks_moved),
         cmocka_unit_test(chunk_appended),  cmocka_unit_test(key_of_wrong_size),
         cmocka_unit_test(random_access),   cmocka_unit_test(sealer_sizes),
-        cmocka_unit_test(constant_memory), cmocka_unit_test(sized),
+        cmocka_unit_test(constant_memory), cmocka_unit_test(many_chunks),
+        cmocka_unit_test(sized),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);

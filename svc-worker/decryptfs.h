@@ -24,7 +24,8 @@ struct dfs_dataset {
 };
 
 struct dfs_options {
-    unsigned threads;        /* 0: as many as processors, 2 to DFS_MAX_THREADS */
+    unsigned threads;        /* 0: as many as processors, 2 to DFS_MAX_THREADS; one more helps
+                                with long reads */
     uint32_t read_max_bytes; /* of one request of the kernel; 0: the default */
     uint32_t read_ahead_kib; /* 0: 1024 */
     int no_fill;             /* do not put the rest of a chunk into the page cache */

@@ -1,15 +1,14 @@
 /* Plaintext by ranges: whole chunks go right to who asked, parts of chunks come from a small cache
  * that is locked in memory. A chunk that one thread is opening the others wait for.
  *
- * Ciphertext is copied before it is opened (pread, never a mapping): what the host may change while
- * it is looked at must be looked at once. */
+ * Ciphertext is copied before it is opened (preadv, never a mapping): what the host may change
+ * while it is looked at must be looked at once. */
 #include <pthread.h>
 
 #include "svc-worker/decryptfs_int.h"
 
 #define CACHE_BYTES (2u << 20)
 #define SLOTS_MAX 128u
-#define BATCH_BYTES 131072u /* of ciphertext, opened at once; stays in the processor's cache */
 #define NO_CHUNK UINT64_MAX
 
 enum slot_state { SLOT_EMPTY, SLOT_LOADING, SLOT_READY };
@@ -99,22 +98,6 @@ void dfs_cache_free(struct dfs_cache *c)
     free(c);
 }
 
-void dfs_reader_init(struct dfs_reader *r, struct dfs_cache *c, struct sealer **sealers)
-{
-    size_t one = (size_t)c->chunk_max + SEAL_TAG_BYTES;
-
-    r->cache = c;
-    r->sealers = sealers;
-    r->sealed_bytes = one > BATCH_BYTES ? one : BATCH_BYTES;
-    r->sealed = xmalloc(r->sealed_bytes);
-}
-
-void dfs_reader_done(struct dfs_reader *r)
-{
-    free(r->sealed);
-    r->sealed = NULL;
-}
-
 /* ---- the cache ------------------------------------------------------------------------------ */
 
 static uint8_t *slot_p(const struct dfs_cache *c, unsigned i)
@@ -174,7 +157,7 @@ int dfs_pin(struct dfs_reader *r, size_t dataset, uint64_t chunk, const uint8_t 
             .state = SLOT_LOADING, .dataset = dataset, .chunk = chunk, .used = s->used};
         pthread_mutex_unlock(&c->lock);
         size_t n = 0;
-        rc = seal_reader_open_chunks(c->v[dataset].reader, r->sealers[dataset], chunk, 1, r->sealed,
+        rc = seal_reader_open_chunks(c->v[dataset].reader, r->sealers[dataset], chunk, 1,
                                      slot_p(c, i), &n, e);
         pthread_mutex_lock(&c->lock);
         s->n = n;
@@ -227,22 +210,15 @@ static int read_whole(struct dfs_reader *r, size_t dataset, uint8_t *out, size_t
                       struct err *e)
 {
     const uint32_t size = chunk_bytes(r->cache, dataset);
-    const size_t batch = r->sealed_bytes / ((size_t)size + SEAL_TAG_BYTES);
+    size_t got = 0;
 
-    for (size_t left = n / size; left;) {
-        size_t now = left < batch ? left : batch, got = 0;
-        if (seal_reader_open_chunks(r->cache->v[dataset].reader, r->sealers[dataset], chunk, now,
-                                    r->sealed, out, &got, e) < 0) {
-            return -1;
-        }
-        if (got != now * size) {
-            return err_set(e, ERR_INTERNAL, "a read beyond chunk %llu", (unsigned long long)chunk);
-        }
-        out += got;
-        chunk += now;
-        left -= now;
+    if (seal_reader_open_chunks(r->cache->v[dataset].reader, r->sealers[dataset], chunk, n / size,
+                                out, &got, e) < 0) {
+        return -1;
     }
-    return 0;
+    return got == n
+               ? 0
+               : err_set(e, ERR_INTERNAL, "a read beyond chunk %llu", (unsigned long long)chunk);
 }
 
 int dfs_read(struct dfs_reader *r, size_t dataset, void *out, size_t n, uint64_t offset,

@@ -1,6 +1,8 @@
 /* The process that answers the kernel. A fixed number of threads take requests from the device; one
- * more, the filler, puts the rest of a chunk into the page cache when only a part of it was asked
- * for, since that has been decrypted anyway. The filler may wait for a page that a request has
+ * more helps them while all of them answer long reads, so that no processor is left without work
+ * when the reader runs too (always there, it would make short reads slower). Another one, the
+ * filler, puts the rest of a chunk into the page cache when only a part of it was asked for, since
+ * that has been decrypted anyway. The filler may wait for a page that a request has
  * locked; the others never wait for the filler, so that request is always answered. */
 #define FUSE_USE_VERSION 314
 
@@ -17,6 +19,7 @@
 #define IO_BYTES 131072u
 #define PAGE_BYTES 4096u
 #define BACKGROUND_MAX 32
+#define LONG_BYTES 131072u
 
 struct fill {
     size_t dataset;
@@ -31,7 +34,8 @@ struct world {
     atomic_int failed;       /* the report is written */
     int no_open, no_opendir; /* the kernel can do without these calls */
     pthread_mutex_t lock;
-    pthread_cond_t wake;
+    pthread_cond_t wake, busy;
+    unsigned long_reads; /* being answered */
     struct fill queue[QUEUE_MAX];
     unsigned queued;
     int over;
@@ -41,6 +45,7 @@ struct worker {
     struct world *w;
     struct dfs_reader reader;
     struct area *out; /* one reply */
+    int helps;        /* only while all others answer long reads */
     pthread_t thread;
 };
 
@@ -321,8 +326,7 @@ static void want_fill(struct world *w, size_t dataset, uint32_t node, uint64_t c
     pthread_mutex_unlock(&w->lock);
 }
 
-static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
-                    struct fuse_file_info *fi)
+static void answer_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off)
 {
     struct world *w = self->w;
     uint64_t at = (uint64_t)off, part = UINT64_MAX;
@@ -330,7 +334,6 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
     uint32_t i;
     size_t d;
 
-    (void)fi;
     if (off < 0 || resolve(w, ino, &d, &i) < 0) {
         fuse_reply_err(req, EINVAL);
         return;
@@ -354,6 +357,31 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
     fuse_reply_buf(req, (const char *)self->out->p, size);
     if (part != UINT64_MAX && !w->s->options.no_fill) {
         want_fill(w, d, i, part);
+    }
+}
+
+static void count_long(struct world *w, int more)
+{
+    pthread_mutex_lock(&w->lock);
+    w->long_reads = more ? w->long_reads + 1 : w->long_reads - 1;
+    if (w->long_reads == w->s->options.threads) {
+        pthread_cond_signal(&w->busy);
+    }
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+                    struct fuse_file_info *fi)
+{
+    const int is_long = size >= LONG_BYTES;
+
+    (void)fi;
+    if (is_long) {
+        count_long(self->w, 1);
+    }
+    answer_read(req, ino, size, off);
+    if (is_long) {
+        count_long(self->w, 0);
     }
 }
 
@@ -410,12 +438,24 @@ static void *filler(void *arg)
 
 /* ---- the whole ------------------------------------------------------------------------------ */
 
+static void wait_until_busy(struct world *w)
+{
+    pthread_mutex_lock(&w->lock);
+    while (w->long_reads < w->s->options.threads) {
+        pthread_cond_wait(&w->busy, &w->lock);
+    }
+    pthread_mutex_unlock(&w->lock);
+}
+
 static void *serve(void *arg)
 {
     struct fuse_buf buf = {.mem = NULL};
 
     self = arg;
     while (!fuse_session_exited(self->w->session)) {
+        if (self->helps) {
+            wait_until_busy(self->w);
+        }
         int n = fuse_session_receive_buf(self->w->session, &buf);
         if (n == -EINTR) {
             continue;
@@ -456,37 +496,42 @@ static int session_new(struct world *w)
 static int worker_init(struct worker *me, struct world *w, struct sealer **sealers)
 {
     me->w = w;
-    dfs_reader_init(&me->reader, w->cache, sealers);
+    me->reader = (struct dfs_reader){.cache = w->cache, .sealers = sealers};
     return area_new(w->s->options.read_max_bytes, 0, &me->out, NULL);
 }
 
 int dfs_serve(struct dfs_server *s)
 {
-    struct world w = {.s = s, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
-    struct worker workers[DFS_MAX_THREADS + 1] = {0};
-    unsigned n = s->options.threads, started = 0;
+    struct world w = {.s = s,
+                      .lock = PTHREAD_MUTEX_INITIALIZER,
+                      .wake = PTHREAD_COND_INITIALIZER,
+                      .busy = PTHREAD_COND_INITIALIZER};
+    struct worker workers[DFS_MAX_THREADS + DFS_MORE_THREADS] = {0};
+    const unsigned n = s->options.threads, all = n + DFS_MORE_THREADS;
 
-    if (dfs_cache_new(s->v, s->n, n + 1, &w.cache, NULL) < 0) {
+    if (dfs_cache_new(s->v, s->n, all, &w.cache, NULL) < 0) {
         return 1;
     }
-    for (unsigned i = 0; i <= n; i++) {
+    for (unsigned i = 0; i < all; i++) {
         if (worker_init(&workers[i], &w, s->sealers[i]) < 0) {
             return 1;
         }
     }
-    if (session_new(&w) < 0 || pthread_create(&workers[n].thread, NULL, filler, &workers[n]) != 0) {
+    workers[n].helps = 1;
+    if (session_new(&w) < 0) {
         return 1;
     }
-    while (started < n &&
-           pthread_create(&workers[started].thread, NULL, serve, &workers[started]) == 0) {
-        started++;
+    for (unsigned i = 0; i < all; i++) {
+        if (pthread_create(&workers[i].thread, NULL, i == n + 1 ? filler : serve, &workers[i])) {
+            return 1;
+        }
     }
-    if (started < n || dfs_lock_down() < 0) {
+    if (dfs_lock_down() < 0) {
         return 1;
     }
-    for (unsigned i = 0; i < started; i++) {
+    for (unsigned i = 0; i < n; i++) {
         pthread_join(workers[i].thread, NULL);
     }
-    /* The process ends now, and with it the filler; its memory is wiped by the kernel. */
+    /* The process ends now, and with it the other threads; its memory is wiped by the kernel. */
     return 0;
 }

@@ -10,7 +10,6 @@
 /* --- decryptfs_tar.c: the headers of a tar stream --- */
 
 /* Where plaintext is read from. */
-#define DFS_MORE_THREADS 1 /* beside those that answer: the one that scans */
 struct dfs_source {
     uint64_t bytes;
     /* Exactly n bytes at offset, all of them below `bytes`. */
@@ -71,8 +70,6 @@ struct dfs_cache;
 struct dfs_reader {
     struct dfs_cache *cache; /* borrowed */
     struct sealer **sealers; /* borrowed; one for each dataset */
-    uint8_t *sealed;         /* owned; sealed_bytes of it */
-    size_t sealed_bytes;
 };
 
 /* Sealers are made before the fork, since keys do not pass it. */
@@ -84,8 +81,6 @@ int dfs_cache_new(const struct dfs_dataset *v, size_t n, unsigned readers, struc
                   struct err *e);
 void dfs_cache_free(struct dfs_cache *c);
 DEFINE_CLEANUP(struct dfs_cache *, dfs_cache_free);
-void dfs_reader_init(struct dfs_reader *r, struct dfs_cache *c, struct sealer **sealers);
-void dfs_reader_done(struct dfs_reader *r);
 
 /* Exactly n bytes of a dataset's plaintext at offset; the range is in it. Whole chunks are opened
  * right into `out`; parts of chunks come from the cache. *ret_part (may be NULL): the number of a
@@ -105,11 +100,14 @@ int dfs_lock_down(void);
 
 /* --- decryptfs_fuse.c: in the process --- */
 
+/* Besides options.threads: one for long reads, and the filler. */
+#define DFS_MORE_THREADS 2u
+
 struct dfs_server {
     const struct dfs_dataset *v;
     struct dfs_index **indexes;
     size_t n;
-    struct sealer ***sealers; /* of each of the threads, and one more */
+    struct sealer ***sealers; /* of each of the threads, and of DFS_MORE_THREADS */
     struct dfs_options options;
     int fuse_fd, report_fd;
 };

@@ -9,7 +9,7 @@ static const int allowed[] = {
     SCMP_SYS(read),
     SCMP_SYS(write),
     SCMP_SYS(writev),
-    SCMP_SYS(pread64),
+    SCMP_SYS(preadv),
     SCMP_SYS(futex),
     SCMP_SYS(mmap),
     SCMP_SYS(munmap),

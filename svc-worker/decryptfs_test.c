@@ -144,7 +144,7 @@ static void reads_everywhere(void **state)
 {
     static const char *const ciphers[] = {"AES-256-GCM", "ChaCha20-Poly1305"};
     static const uint32_t chunks[] = {4096, 65536};
-    static const size_t sizes[] = {0, 1, 4095, 4096, 4097, 65536, 200000};
+    static const size_t sizes[] = {0, 1, 4095, 4096, 4097, 65536, 200000, 600001};
     uint64_t rnd = 42;
 
     (void)state;
@@ -153,13 +153,13 @@ static void reads_everywhere(void **state)
             seal_random(ciphers[k % 2], chunks[k / 2 % 2], sizes[k / 4]);
         const struct dfs_dataset v = {.reader = s.reader, .key = s.key};
         _cleanup_(dfs_cache_freep) struct dfs_cache *c = NULL;
-        _cleanup_(dfs_reader_done) struct dfs_reader r = {0};
+        struct dfs_reader r = {0};
         _cleanup_free_ uint8_t *out = xmalloc(s.n + 1);
         struct sealer **sealers = NULL;
         struct err e = {0};
         assert_int_equal(dfs_cache_new(&v, 1, 1, &c, &e), 0);
         assert_int_equal(dfs_sealers_new(&v, 1, &sealers, &e), 0);
-        dfs_reader_init(&r, c, sealers);
+        r = (struct dfs_reader){.cache = c, .sealers = sealers};
         for (unsigned i = 0; i < 400 && s.n; i++) {
             uint64_t at = pseudo(&rnd) % s.n, part;
             size_t n = (size_t)(pseudo(&rnd) % (s.n - at)) + 1;
@@ -186,7 +186,7 @@ static void several_readers(void **state)
     assert_int_equal(dfs_cache_new(&v, 1, 4, &c, NULL), 0);
     for (size_t i = 0; i < 4; i++) {
         assert_int_equal(dfs_sealers_new(&v, 1, &sealers[i], NULL), 0);
-        dfs_reader_init(&racers[i].r, c, sealers[i]);
+        racers[i].r = (struct dfs_reader){.cache = c, .sealers = sealers[i]};
         racers[i].s = &s;
         racers[i].seed = i + 1;
         assert_int_equal(pthread_create(&racers[i].t, NULL, race, &racers[i]), 0);
@@ -194,7 +194,6 @@ static void several_readers(void **state)
     for (size_t i = 0; i < 4; i++) {
         pthread_join(racers[i].t, NULL);
         assert_int_equal(racers[i].wrong, 0);
-        dfs_reader_done(&racers[i].r);
         dfs_sealers_free(sealers[i], 1);
     }
 }
@@ -204,7 +203,7 @@ static void changed_chunk(void **state)
     _cleanup_sealed_ struct sealed s = seal_random("AES-256-GCM", 4096, 40000);
     const struct dfs_dataset v = {.reader = s.reader, .key = s.key};
     _cleanup_(dfs_cache_freep) struct dfs_cache *c = NULL;
-    _cleanup_(dfs_reader_done) struct dfs_reader r = {0};
+    struct dfs_reader r = {0};
     struct sealer **sealers = NULL;
     struct err e = {0};
     uint8_t out[40000];
@@ -213,7 +212,7 @@ static void changed_chunk(void **state)
     flip(&s, 3, 4096);
     assert_int_equal(dfs_cache_new(&v, 1, 1, &c, NULL), 0);
     assert_int_equal(dfs_sealers_new(&v, 1, &sealers, NULL), 0);
-    dfs_reader_init(&r, c, sealers);
+    r = (struct dfs_reader){.cache = c, .sealers = sealers};
     assert_int_equal(dfs_read(&r, 0, out, 3 * 4096, 0, NULL, &e), 0);
     assert_int_equal(dfs_read(&r, 0, out, 4096, 3 * 4096, NULL, &e), -1);
     assert_err(&e, ERR_BAD_SIGNATURE, "sealed chunk 3: does not open");
