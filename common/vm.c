@@ -22,7 +22,7 @@ uint32_t vm_memory_class_mib(uint32_t mib)
 
 uint64_t vm_scratch_disk_bytes(uint64_t scratch_bytes)
 {
-    /* 48 bytes of tag in 4096 are 1.2 %; inode tables are 4 MiB. */
+    /* Tags take 0.7 %, inode tables 256 bytes for each MiB and 2 MiB at least. */
     uint64_t bytes = scratch_bytes + scratch_bytes / 64 + (16u << 20);
 
     return (bytes + 4095) / 4096 * 4096;

@@ -2,10 +2,10 @@
  *
  *     container ── ext4 ── dm-crypt ── dm-integrity ── virtio-blk "s0" ── a file of the host
  *
- * Each sector of 4 KiB is encrypted (AES-256-XTS, a random tweak each time it is written) and
- * authenticated together with its place (HMAC-SHA256). The keys are made here, given to the kernel,
- * and wiped; they are nowhere else, and gone when scratch_done() or the VM's end removes the
- * device. So the host sees which sectors are read and written, and nothing of what is in them; what
+ * Each block of 4 KiB is encrypted, and authenticated together with its place, with AES-256-GCM
+ * under a fresh random nonce each time it is written. The key is made here, given to the kernel,
+ * and wiped; it is nowhere else, and gone when scratch_done() or the VM's end removes the device.
+ * So the host sees which blocks are read and written, and nothing of what is in them; what
  * it changes, or moves to another place, reads as an error. It can bring back what it has seen in
  * the same place before. */
 #ifndef COFFER_SVC_WORKER_SCRATCH_H
@@ -37,7 +37,7 @@ void scratch_done(struct scratch *s);
  * ERR_INVALID. */
 int scratch_data_sectors(const char *status, uint64_t *ret, struct err *e);
 /* dm-crypt's table; `key` has SCRATCH_KEY_BYTES. */
-#define SCRATCH_KEY_BYTES 96u
+#define SCRATCH_KEY_BYTES 32u
 void scratch_crypt_table(const uint8_t key[SCRATCH_KEY_BYTES], dev_t under,
                          char ret[DM_PARAMS_MAX_BYTES]);
 /* Makes an ext4 of `bytes` in the new file `image`: sparse, every block that ext4 will read before

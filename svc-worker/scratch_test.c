@@ -64,10 +64,10 @@ static void table(void **state)
     (void)state;
     key[SCRATCH_KEY_BYTES - 1] = 0xfe;
     scratch_crypt_table(key, makedev(253, 300), text);
-    n = (size_t)snprintf(want, sizeof(want), "capi:authenc(hmac(sha256),xts(aes))-random 001fa5");
+    n = (size_t)snprintf(want, sizeof(want), "capi:gcm(aes)-random 001fa5");
     memset(want + n, '0', 2 * (SCRATCH_KEY_BYTES - 4));
     n += 2 * (SCRATCH_KEY_BYTES - 4);
-    snprintf(want + n, sizeof(want) - n, "fe 0 253:300 0 2 integrity:48:aead sector_size:4096");
+    snprintf(want + n, sizeof(want) - n, "fe 0 253:300 0 2 integrity:28:aead sector_size:4096");
     assert_string_equal(text, want);
 }
 
