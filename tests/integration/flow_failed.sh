@@ -70,6 +70,10 @@ jq -c '.annotations.x = "y"' "$WORK/manifest" >"$BLOBS/${IMAGE#sha256:}"
 failed 'workload.image .*got sha256:'
 cp "$WORK/manifest" "$BLOBS/${IMAGE#sha256:}"
 
+say "what only a VM can have"
+RESOURCES='scratch: 16MiB' failed 'spec.resources.scratch .*expected a VM to have it in'
+RESOURCES='hugepages: 2MiB' failed 'spec.resources.hugepages .*got a process of the host'
+
 say "with everything as it was, it runs"
 run_job 0 "$WORK/out-good"
 stop_dev
